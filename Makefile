@@ -1,0 +1,45 @@
+# The two commands of the README are `make demo` and `make test`; `make help` lists the rest.
+
+# uv from the PATH, or one of our own in .tools.
+UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
+RUN := $(UV) run --all-extras --all-groups
+PYTHON ?= python3
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench clean
+
+help: ## list the commands
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
+
+.tools/bin/uv:
+	$(PYTHON) -m venv .tools || $(PYTHON) -m pip install --target .tools uv
+	test -x .tools/bin/uv || .tools/bin/python -m pip install --quiet uv
+
+demo: $(filter .tools/%,$(UV)) ## run the main job on real data and write demo-report.html
+	$(UV) run --no-default-groups gyrostat demo
+
+test: $(filter .tools/%,$(UV)) ## run every Rust and Python test, with every extra installed
+	cargo test --no-default-features --locked
+	$(RUN) pytest
+
+check: $(filter .tools/%,$(UV)) ## formatters, linters, types, layering
+	cargo fmt --check
+	cargo clippy --no-default-features --all-targets --locked -- -D warnings
+	cargo clippy --features python --all-targets --locked -- -D warnings
+	$(RUN) ruff check
+	$(RUN) ruff format --check
+	$(RUN) lint-imports
+	$(RUN) mypy
+	$(RUN) python -m mypy.stubtest gyrostat._core
+
+format: ## let the formatters have their way
+	cargo fmt
+	$(RUN) ruff check --fix
+	$(RUN) ruff format
+
+bench: $(filter .tools/%,$(UV)) ## criterion benches of the kernels
+	cargo bench --no-default-features --locked
+
+clean: ## remove what was built
+	cargo clean
+	rm -rf .venv .tools dist

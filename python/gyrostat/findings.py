@@ -1,0 +1,266 @@
+"""Findings: what Gyrostat has to say, in one form for live runs, finished runs and data sets."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import Any, Self
+
+__all__ = ["CATALOGUE", "Code", "Culprit", "Finding", "Severity", "worst"]
+
+
+class Severity(enum.StrEnum):
+    """How bad it is. Ordered: ``INFO < WARNING < CRITICAL``."""
+
+    INFO = "info"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+    @property
+    def rank(self) -> int:
+        """0 for info, 1 for warning, 2 for critical."""
+        return _RANK[self]
+
+    def __lt__(self, other: object) -> bool:
+        return self.rank < other.rank if isinstance(other, Severity) else NotImplemented
+
+    def __le__(self, other: object) -> bool:
+        return self.rank <= other.rank if isinstance(other, Severity) else NotImplemented
+
+    def __gt__(self, other: object) -> bool:
+        return self.rank > other.rank if isinstance(other, Severity) else NotImplemented
+
+    def __ge__(self, other: object) -> bool:
+        return self.rank >= other.rank if isinstance(other, Severity) else NotImplemented
+
+
+_RANK = {Severity.INFO: 0, Severity.WARNING: 1, Severity.CRITICAL: 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """One entry of the catalogue.
+
+    Attributes:
+        slug: The kebab-case name, which never changes and is never used again for something else.
+        severity: How bad a finding of this code usually is.
+        title: What it is, in a few words.
+        advice: What to do about it.
+    """
+
+    slug: str
+    severity: Severity
+    title: str
+    advice: str
+
+
+def _catalogue(*codes: Code) -> Mapping[str, Code]:
+    return MappingProxyType({code.slug: code for code in codes})
+
+
+CATALOGUE: Mapping[str, Code] = _catalogue(
+    Code(
+        "loss-spike",
+        Severity.WARNING,
+        "the loss jumped above what its own history explains",
+        "Skip the update or roll back; look at the batch; lower the learning rate if spikes recur.",
+    ),
+    Code(
+        "loss-divergence",
+        Severity.CRITICAL,
+        "the loss went up and is not coming back",
+        "Roll back to a healthy snapshot and lower the learning rate.",
+    ),
+    Code(
+        "loss-not-finite",
+        Severity.CRITICAL,
+        "the loss is NaN or infinite",
+        "Do not apply the update. Check the batch for NaN, then overflow in low precision.",
+    ),
+    Code(
+        "gradient-not-finite",
+        Severity.CRITICAL,
+        "a gradient holds NaN or Inf",
+        "Do not apply the update; the culprit names the first parameters that hold it.",
+    ),
+    Code(
+        "gradient-spike",
+        Severity.WARNING,
+        "the gradient norm jumped above what its own history explains",
+        "Clip or skip the update; look at the batch.",
+    ),
+    Code(
+        "leakage-exact-duplicate",
+        Severity.CRITICAL,
+        "the same row is in two splits",
+        "Drop the copies: report.clean_rows(split) gives the rows to keep.",
+    ),
+    Code(
+        "leakage-normalised-duplicate",
+        Severity.CRITICAL,
+        "the same row but for case, punctuation and white space is in two splits",
+        "Drop the copies: report.clean_rows(split) gives the rows to keep.",
+    ),
+    Code(
+        "leakage-near-duplicate",
+        Severity.WARNING,
+        "nearly the same row is in two splits",
+        "Look at the pairs; drop them or keep each cluster in one split.",
+    ),
+    Code(
+        "leakage-label-conflict",
+        Severity.WARNING,
+        "copies of one row carry different labels",
+        "Correct the labels, or drop both rows: no model can get both right.",
+    ),
+    Code(
+        "leakage-group",
+        Severity.CRITICAL,
+        "rows of one group are in two splits",
+        "Split by group, so that each group is in one split only.",
+    ),
+    Code(
+        "leakage-time",
+        Severity.WARNING,
+        "a later split holds rows older than the newest row of an earlier split",
+        "Split by time: train on the past, test on the future.",
+    ),
+)
+"""Every code that a finding can carry, by slug."""
+
+
+@dataclass(frozen=True, slots=True)
+class Culprit:
+    """Who did it, as far as it is known.
+
+    Attributes:
+        layer: Name of the parameter or layer.
+        batch: Identity of the batch, as ``guard.batches`` gives it.
+        samples: Identities of the samples within the data set.
+    """
+
+    layer: str | None = None
+    batch: str | None = None
+    samples: tuple[int | str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.layer is not None or self.batch is not None or bool(self.samples)
+
+    def __str__(self) -> str:
+        parts = [f"layer {self.layer}"] if self.layer is not None else []
+        if self.batch is not None:
+            parts.append(f"batch {self.batch}")
+        if self.samples:
+            parts.append("samples " + ", ".join(map(str, self.samples)))
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that Gyrostat found.
+
+    Attributes:
+        code: Slug from the :data:`CATALOGUE`.
+        severity: How bad it is.
+        step: Training step, or None for a finding about data.
+        signal: Name of the signal it was seen in, such as ``"loss"``.
+        value: The value seen.
+        expected: What was expected in its place.
+        score: How far off, in the unit of the rule that found it (1.0 is the rule's threshold).
+        message: One sentence for a person.
+        culprit: Layer, batch and samples, as far as they are known.
+        evidence: Plain values that support the finding.
+    """
+
+    code: str
+    severity: Severity
+    step: int | None = None
+    signal: str | None = None
+    value: float | None = None
+    expected: float | None = None
+    score: float | None = None
+    message: str = ""
+    culprit: Culprit = field(default_factory=Culprit)
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.code not in CATALOGUE:
+            raise ValueError(f"code: expected a slug of the catalogue, got {self.code!r}")
+        object.__setattr__(self, "severity", Severity(self.severity))
+
+    def __str__(self) -> str:
+        where = f" at step {self.step}" if self.step is not None else ""
+        who = f" [{self.culprit}]" if self.culprit else ""
+        return f"{self.severity} {self.code}{where}: {self.message}{who}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The finding as plain values that JSON can hold (non-finite floats as strings)."""
+        return {
+            "code": self.code,
+            "severity": str(self.severity),
+            "step": self.step,
+            "signal": self.signal,
+            "value": plain(self.value),
+            "expected": plain(self.expected),
+            "score": plain(self.score),
+            "message": self.message,
+            "culprit": {
+                "layer": self.culprit.layer,
+                "batch": self.culprit.batch,
+                "samples": list(self.culprit.samples),
+            },
+            "evidence": plain(dict(self.evidence)),
+        }
+
+    @classmethod
+    def from_dict(cls, d: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            ValueError: If ``d`` lacks a field, holds an unknown one or an unknown code.
+        """
+        known = {f.name for f in fields(cls)}
+        if unknown := set(d) - known:
+            raise ValueError(f"d: unknown fields {sorted(unknown)}")
+        if missing := {"code", "severity"} - set(d):
+            raise ValueError(f"d: lacks {sorted(missing)}")
+        values = dict(d)
+        culprit = values.pop("culprit", None) or {}
+        for name in ("value", "expected", "score"):
+            if isinstance(values.get(name), str):
+                values[name] = float(values[name])
+        return cls(
+            **values,
+            culprit=Culprit(
+                layer=culprit.get("layer"),
+                batch=culprit.get("batch"),
+                samples=tuple(culprit.get("samples", ())),
+            ),
+        )
+
+
+def plain(value: Any) -> Any:
+    """``value`` with everything in it turned into what strict JSON can hold.
+
+    Non-finite floats become the strings ``"nan"``, ``"inf"``, ``"-inf"``, which ``float()`` reads;
+    NumPy scalars become Python's; tuples become lists.
+    """
+    if isinstance(value, bool | int | str | None):
+        return str(value) if isinstance(value, enum.Enum) else value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, Iterable):
+        return [plain(v) for v in value]
+    if hasattr(value, "item"):
+        return plain(value.item())
+    return str(value)
+
+
+def worst(findings: Iterable[Finding]) -> Severity | None:
+    """The highest severity among ``findings``, or None if there are none."""
+    return max((f.severity for f in findings), key=lambda s: s.rank, default=None)

@@ -1,0 +1,43 @@
+//! The Python extension module `gyrostat._core`: convert, release the GIL, call. No arithmetic here.
+
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::error::Error;
+use crate::parallel;
+
+impl From<Error> for PyErr {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Type { .. } => PyTypeError::new_err(error.to_string()),
+            Error::Value { .. } | Error::State(_) => PyValueError::new_err(error.to_string()),
+        }
+    }
+}
+
+/// What was built and what this process uses: version, profile, CPU, threads.
+#[pyfunction]
+fn build_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let info = PyDict::new(py);
+    info.set_item("version", env!("CARGO_PKG_VERSION"))?;
+    info.set_item("profile", if cfg!(debug_assertions) { "debug" } else { "release" })?;
+    info.set_item("target", format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS))?;
+    info.set_item("threads", parallel::current_threads())?;
+    Ok(info)
+}
+
+#[pymodule]
+mod _core {
+    #[pymodule_export]
+    use super::build_info;
+
+    use pyo3::prelude::*;
+
+    #[pymodule_init]
+    fn init(_module: &Bound<'_, PyModule>) -> PyResult<()> {
+        // Said at import, not in the middle of a run.
+        crate::parallel::configured_threads()?;
+        Ok(())
+    }
+}
