@@ -1,13 +1,12 @@
-"""The Rust core. Private: use the names that ``gyrostat`` exports."""
+from typing import TypedDict, type_check_only
 
-from typing import TypedDict
+__all__ = ["build_info"]
 
-__all__ = ["BuildInfo", "build_info"]
-
-class BuildInfo(TypedDict):
+@type_check_only
+class _BuildInfo(TypedDict):
     version: str
     profile: str
     target: str
     threads: int
 
-def build_info() -> BuildInfo: ...
+def build_info() -> _BuildInfo: ...
