@@ -93,6 +93,18 @@ CATALOGUE: Mapping[str, Code] = _catalogue(
         "Clip or skip the update; look at the batch.",
     ),
     Code(
+        "weight-not-finite",
+        Severity.CRITICAL,
+        "a weight is NaN or Inf",
+        "Roll back: no batch can be good with such weights. If no update did it, suspect memory.",
+    ),
+    Code(
+        "weight-jump",
+        Severity.CRITICAL,
+        "a weight is far larger than at the last healthy snapshot",
+        "Roll back. A single huge weight is what a flipped bit looks like; check the hardware.",
+    ),
+    Code(
         "leakage-exact-duplicate",
         Severity.CRITICAL,
         "the same row is in two splits",

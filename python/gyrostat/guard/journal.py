@@ -1,0 +1,143 @@
+"""The journal: one line of JSON an incident, on disk before the run goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from gyrostat.findings import Finding, plain
+from gyrostat.guard.policy import Action
+
+__all__ = ["Incident", "Journal"]
+
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Incident:
+    """Findings of one step, what was done, and where the run stood.
+
+    Attributes:
+        step: The guard's count of steps.
+        findings: What was found.
+        action: What was done.
+        proposed: What the policy would have done; differs from ``action`` under ``observe``.
+        batch: Identity of the batch, if ``guard.batches`` handed it out.
+        position: Epoch and index of the batch, counted by ``guard.batches``.
+        left_out: Identities of the batches that are left out from here on.
+        forgiven: Identities of batches left out before that turned out innocent.
+        restored_step: For a rollback, the step that the run went back to.
+        time: Seconds since the Unix epoch.
+    """
+
+    step: int
+    findings: tuple[Finding, ...]
+    action: Action
+    proposed: Action
+    batch: str | None = None
+    position: tuple[int, int] | None = None
+    left_out: tuple[str, ...] = ()
+    forgiven: tuple[str, ...] = ()
+    restored_step: int | None = None
+    time: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The incident as plain values."""
+        return {
+            "version": _VERSION,
+            "step": self.step,
+            "findings": [f.to_dict() for f in self.findings],
+            "action": str(self.action),
+            "proposed": str(self.proposed),
+            "batch": self.batch,
+            "position": plain(self.position),
+            "left_out": list(self.left_out),
+            "forgiven": list(self.forgiven),
+            "restored_step": self.restored_step,
+            "time": self.time,
+        }
+
+    @classmethod
+    def from_dict(cls, d: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            ValueError: If ``d`` is no incident of a known version.
+        """
+        if not isinstance(d, Mapping) or d.get("version") != _VERSION:
+            raise ValueError(f"journal: expected an incident of version {_VERSION}")
+        try:
+            position = d["position"]
+            return cls(
+                step=int(d["step"]),
+                findings=tuple(Finding.from_dict(f) for f in d["findings"]),
+                action=Action(d["action"]),
+                proposed=Action(d["proposed"]),
+                batch=d["batch"],
+                position=None if position is None else (int(position[0]), int(position[1])),
+                left_out=tuple(d["left_out"]),
+                forgiven=tuple(d["forgiven"]),
+                restored_step=d["restored_step"],
+                time=float(d["time"]),
+            )
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise ValueError(f"journal: not an incident: {error!r}") from error
+
+    def __str__(self) -> str:
+        what = str(self.action)
+        if self.action != self.proposed:
+            what += f" (would {self.proposed})"
+        if self.restored_step is not None:
+            what += f" to step {self.restored_step}"
+        return f"step {self.step}: {what}: " + "; ".join(str(f) for f in self.findings)
+
+
+class Journal:
+    """Append-only JSON lines. A kill at any byte loses at most the line being written.
+
+    Args:
+        path: The file; None keeps the journal in memory only.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None) -> None:
+        self.path = None if path is None else Path(path)
+        self.incidents: list[Incident] = []
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.incidents = list(self.read(self.path)) if self.path.exists() else []
+        self._end_last_line()
+
+    def append(self, incident: Incident) -> None:
+        """Adds one incident; on return it is on the disk."""
+        self.incidents.append(incident)
+        if self.path is None:
+            return
+        line = json.dumps(incident.to_dict(), allow_nan=False) + "\n"
+        with self.path.open("ab") as file:
+            file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    @staticmethod
+    def read(path: str | os.PathLike[str]) -> Iterator[Incident]:
+        """The incidents of a journal on disk; lines that a kill cut short are left out."""
+        with Path(path).open("rb") as file:
+            for line in file:
+                try:
+                    yield Incident.from_dict(json.loads(line))
+                except ValueError:
+                    continue
+
+    def _end_last_line(self) -> None:
+        """Closes a line that a kill cut short, so that the next incident starts on its own."""
+        if self.path is None or not self.path.exists() or self.path.stat().st_size == 0:
+            return
+        with self.path.open("r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")

@@ -1,0 +1,127 @@
+"""Rules on gradients: not finite, and far above their own history, with the layer to blame."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from gyrostat.findings import Culprit, Finding, Severity, plain
+from gyrostat.spikes import SpikeDetector
+
+__all__ = ["GradientRule"]
+
+_LEAST_RATIO = 10.0
+_SMOOTHING = 0.05
+_NAMED = 5
+
+
+class GradientRule:
+    """Watches the L2 norm of each gradient.
+
+    The norm of a healthy gradient is heavy-tailed and often doubles without harm, so
+    ``gradient-spike`` needs both a verdict of :class:`~gyrostat.SpikeDetector` on the global norm
+    and ten times the expected norm. Blame goes to the tensor that rose most above its own level,
+    an exponential mean of the log norm over healthy steps (weight 0.05).
+    """
+
+    def __init__(self) -> None:
+        self._detector = SpikeDetector()
+        self._levels: dict[str, float] = {}
+
+    def update(self, norms: Mapping[str, float], step: int) -> Finding | None:
+        """Judges the gradients of one step.
+
+        Args:
+            norms: L2 norm by name; NaN or Inf if the tensor holds either.
+            step: The step.
+        """
+        sick = [name for name, norm in norms.items() if not math.isfinite(norm)]
+        if sick:
+            return self._not_finite(sick, norms, step)
+        total = math.hypot(*norms.values())
+        verdict = self._detector.update(total, step=step)
+        if verdict is not None and verdict.expected:
+            ratio = total / verdict.expected
+            if ratio >= _LEAST_RATIO:
+                return self._spike(norms, total, ratio, verdict, step)
+        self._learn(norms)
+        return None
+
+    def blame(self, norms: Mapping[str, float]) -> tuple[str, float] | None:
+        """The tensor that rose most above its own level, and by what factor."""
+        rises = {
+            name: norm / math.exp(self._levels[name])
+            for name, norm in norms.items()
+            if name in self._levels and math.isfinite(norm)
+        }
+        if not rises:
+            return None
+        layer = max(rises, key=lambda name: rises[name])
+        return layer, rises[layer]
+
+    def _not_finite(self, sick: list[str], norms: Mapping[str, float], step: int) -> Finding:
+        # A NaN made inside the model spreads from where it arose towards the input; a NaN that
+        # reaches every tensor came from the loss or the batch, and no layer is to blame.
+        culprit = Culprit() if len(sick) == len(norms) else Culprit(layer=sick[-1])
+        named = ", ".join(sick[:_NAMED]) + (", ..." if len(sick) > _NAMED else "")
+        return Finding(
+            "gradient-not-finite",
+            Severity.CRITICAL,
+            step=step,
+            signal="grad_norm",
+            value=math.nan,
+            message=f"{len(sick)} of {len(norms)} gradients hold NaN or Inf: {named}",
+            culprit=culprit,
+            evidence={"tensors": sick[:100], "of": len(norms)},
+        )
+
+    def _spike(
+        self, norms: Mapping[str, float], total: float, ratio: float, verdict: Finding, step: int
+    ) -> Finding:
+        blamed = self.blame(norms)
+        evidence: dict[str, Any] = {"ratio": ratio}
+        if blamed is not None:
+            evidence |= {"layer_ratio": blamed[1]}
+        return Finding(
+            "gradient-spike",
+            Severity.WARNING,
+            step=step,
+            signal="grad_norm",
+            value=total,
+            expected=verdict.expected,
+            score=verdict.score,
+            message=f"gradient norm {total:.4g}, {ratio:.3g} times the expected",
+            culprit=Culprit(layer=blamed[0] if blamed else None),
+            evidence=evidence,
+        )
+
+    def _learn(self, norms: Mapping[str, float]) -> None:
+        for name, norm in norms.items():
+            if norm > 0:
+                log = math.log(norm)
+                level = self._levels.setdefault(name, log)
+                self._levels[name] = level + _SMOOTHING * (log - level)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state as plain values."""
+        return {
+            "version": 1,
+            "detector": self._detector.state_dict(),
+            "levels": plain(self._levels),
+        }
+
+    def load_state_dict(self, d: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`.
+
+        Raises:
+            ValueError: If ``d`` is no such state.
+        """
+        if d.get("version") != 1 or not isinstance(d.get("levels"), Mapping):
+            raise ValueError("state: expected a state of GradientRule, version 1")
+        try:
+            levels = {str(k): float(v) for k, v in d["levels"].items()}
+        except (TypeError, ValueError) as error:
+            raise ValueError("state: levels must be numbers") from error
+        self._detector.load_state_dict(d.get("detector", {}))
+        self._levels = levels
