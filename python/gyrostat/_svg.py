@@ -18,6 +18,7 @@ _MAX_POINTS = 1200  # two a pixel column at most: more cannot be seen
 _DASHES = ("", "6 3", "2 3", "9 3 2 3")  # lines differ in dash as well as in colour
 _GLYPHS = {"info": "○", "warning": "▲", "critical": "✖"}
 _MAX_MARKS = 60
+_TINY = 1e-290  # an axis no longer than this would need subnormal ticks
 
 Floats = NDArray[np.float64]
 
@@ -128,12 +129,13 @@ def _span(values: Floats, margin: float) -> tuple[float, float]:
     edge = np.finfo(np.float64).max / 4
     low, high = max(float(values.min()), -edge), min(float(values.max()), edge)
     pad = (high - low) * margin if low < high else abs(low) * 0.1 or 1.0
-    return low - pad, high + pad
+    return low - max(pad, _TINY), high + max(pad, _TINY)
 
 
 def _log_span(values: Floats) -> tuple[float, float]:
     low, high = float(values.min()), float(values.max())
-    return max(low / 1.1, 5e-324), min(high * 1.1, np.finfo(np.float64).max)
+    low = max(low / 1.1, _TINY)
+    return low, max(min(high * 1.1, np.finfo(np.float64).max), 2 * low)
 
 
 def _grid(across: _Axis, up: _Axis, x_label: str) -> list[str]:

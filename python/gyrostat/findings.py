@@ -13,7 +13,7 @@ __all__ = ["CATALOGUE", "Code", "Culprit", "Finding", "Severity", "worst"]
 
 
 class Severity(enum.StrEnum):
-    """How bad it is. Ordered: ``INFO < WARNING < CRITICAL``."""
+    """How bad it is. Ordered: ``INFO < WARNING < CRITICAL``; compares with its names as well."""
 
     INFO = "info"
     WARNING = "warning"
@@ -24,17 +24,18 @@ class Severity(enum.StrEnum):
         """0 for info, 1 for warning, 2 for critical."""
         return _RANK[self]
 
-    def __lt__(self, other: object) -> bool:
-        return self.rank < other.rank if isinstance(other, Severity) else NotImplemented
+    # Without these a string would decide, in alphabetical order.
+    def __lt__(self, other: str) -> bool:
+        return self.rank < Severity(other).rank
 
-    def __le__(self, other: object) -> bool:
-        return self.rank <= other.rank if isinstance(other, Severity) else NotImplemented
+    def __le__(self, other: str) -> bool:
+        return self.rank <= Severity(other).rank
 
-    def __gt__(self, other: object) -> bool:
-        return self.rank > other.rank if isinstance(other, Severity) else NotImplemented
+    def __gt__(self, other: str) -> bool:
+        return self.rank > Severity(other).rank
 
-    def __ge__(self, other: object) -> bool:
-        return self.rank >= other.rank if isinstance(other, Severity) else NotImplemented
+    def __ge__(self, other: str) -> bool:
+        return self.rank >= Severity(other).rank
 
 
 _RANK = {Severity.INFO: 0, Severity.WARNING: 1, Severity.CRITICAL: 2}
@@ -275,4 +276,4 @@ def plain(value: Any) -> Any:
 
 def worst(findings: Iterable[Finding]) -> Severity | None:
     """The highest severity among ``findings``, or None if there are none."""
-    return max((f.severity for f in findings), key=lambda s: s.rank, default=None)
+    return max((f.severity for f in findings), default=None)
