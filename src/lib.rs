@@ -12,6 +12,7 @@
 
 pub mod error;
 pub mod parallel;
+pub mod series;
 
 #[cfg(feature = "python")]
 mod py;

@@ -11,8 +11,15 @@ import warnings
 
 from gyrostat import _core
 from gyrostat.findings import Finding, Severity
+from gyrostat.spikes import SpikeDetector, find_spikes
 
-__all__ = ["Finding", "Severity", "__version__"]
+__all__ = [
+    "Finding",
+    "Severity",
+    "SpikeDetector",
+    "__version__",
+    "find_spikes",
+]
 
 __version__: str = _core.build_info()["version"]
 

@@ -1,5 +1,7 @@
 //! The Python extension module `gyrostat._core`: convert, release the GIL, call. No arithmetic here.
 
+mod series;
+
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -31,6 +33,8 @@ fn build_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 mod _core {
     #[pymodule_export]
     use super::build_info;
+    #[pymodule_export]
+    use super::series::{SpikeDetector, find_spikes};
 
     use pyo3::prelude::*;
 

@@ -1,0 +1,92 @@
+//! Bindings of `series`.
+
+use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyDictMethods};
+
+use crate::error::Error;
+use crate::series::{self, SpikeState};
+
+const VERSION: u32 = 1;
+
+/// The verdict as Python sees it: code, expected loss, threshold, score, duration.
+type PlainVerdict = (&'static str, f64, f64, f64, usize);
+
+#[pyclass(module = "gyrostat._core")]
+pub(super) struct SpikeDetector(series::SpikeDetector);
+
+#[pymethods]
+impl SpikeDetector {
+    #[new]
+    fn new(false_alarms_per_10k: f64) -> PyResult<Self> {
+        Ok(Self(series::SpikeDetector::new(false_alarms_per_10k)?))
+    }
+
+    #[pyo3(signature = (loss, grad_norm=None))]
+    fn update(&mut self, loss: f64, grad_norm: Option<f64>) -> Option<PlainVerdict> {
+        let v = self.0.update(loss, grad_norm)?;
+        Some((v.kind.code(), v.expected, v.threshold, v.score, v.duration))
+    }
+
+    fn state_dict<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let state = self.0.state();
+        let d = PyDict::new(py);
+        d.set_item("version", VERSION)?;
+        d.set_item("false_alarms_per_10k", state.false_alarms_per_10k)?;
+        d.set_item("linear", state.linear)?;
+        d.set_item("values", state.values)?;
+        d.set_item("residuals", state.residuals)?;
+        d.set_item("event", state.event)?;
+        d.set_item("cooldown", state.cooldown)?;
+        d.set_item("was_high", state.was_high)?;
+        Ok(d)
+    }
+
+    fn load_state_dict(&mut self, d: &Bound<'_, PyDict>) -> PyResult<()> {
+        let version: u32 = field(d, "version")?;
+        if version != VERSION {
+            let message = format!("expected version {VERSION}, got {version}");
+            return Err(Error::State(message).into());
+        }
+        let state = SpikeState {
+            false_alarms_per_10k: field(d, "false_alarms_per_10k")?,
+            linear: field(d, "linear")?,
+            values: field(d, "values")?,
+            residuals: field(d, "residuals")?,
+            event: field(d, "event")?,
+            cooldown: field(d, "cooldown")?,
+            was_high: field(d, "was_high")?,
+        };
+        self.0 = series::SpikeDetector::from_state(&state)?;
+        Ok(())
+    }
+}
+
+/// One field of a saved state.
+fn field<'py, T: FromPyObjectOwned<'py>>(d: &Bound<'py, PyDict>, key: &str) -> PyResult<T> {
+    let missing = || Error::State(format!("lacks {key}"));
+    let value = d.get_item(key)?.ok_or_else(missing)?;
+    value.extract::<T>().map_err(|error: T::Error| {
+        let error: PyErr = error.into();
+        Error::State(format!("{key}: {error}")).into()
+    })
+}
+
+#[pyfunction]
+#[pyo3(signature = (loss, grad_norm, false_alarms_per_10k))]
+pub(super) fn find_spikes<'py>(
+    py: Python<'py>,
+    loss: PyReadonlyArray1<'py, f64>,
+    grad_norm: Option<PyReadonlyArray1<'py, f64>>,
+    false_alarms_per_10k: f64,
+) -> PyResult<Bound<'py, PyArray1<i64>>> {
+    let contiguous = |parameter| Error::value(parameter, "a contiguous array", "a strided one");
+    let values = loss.as_slice().map_err(|_| contiguous("loss"))?;
+    let norms = match &grad_norm {
+        Some(norms) => Some(norms.as_slice().map_err(|_| contiguous("grad_norm"))?),
+        None => None,
+    };
+    let found = py.detach(|| series::find_spikes(values, norms, false_alarms_per_10k))?;
+    let found: Vec<i64> = found.into_iter().map(|i| i as i64).collect();
+    Ok(found.into_pyarray(py))
+}
