@@ -34,6 +34,23 @@ pub(super) struct Baseline {
     sorted: Vec<f64>,
 }
 
+/// A generalised Pareto tail.
+pub(super) struct Tail {
+    start: f64,
+    mean_excess: f64,
+    /// Probability of a residual above `start`.
+    share: f64,
+}
+
+impl Tail {
+    /// The rise above the level that a healthy value exceeds with probability `p`.
+    pub(super) fn quantile(&self, p: f64) -> f64 {
+        let reach = ((self.share / p.min(self.share)).powf(SHAPE) - 1.0) / SHAPE;
+        // A generalised Pareto variable of mean m and shape c has the scale m (1 - c).
+        self.start + self.mean_excess * (1.0 - SHAPE) * reach
+    }
+}
+
 impl Baseline {
     pub(super) fn from_parts(values: &[f64], residuals: &[f64]) -> Self {
         let mut sorted = residuals.to_vec();
@@ -79,11 +96,10 @@ impl Baseline {
             .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)))
     }
 
-    /// The rise above the level that a healthy value exceeds with probability `p`.
+    /// The upper tail of the residuals, or `None` with fewer than two of them.
     ///
-    /// `floor` is the least scale of the noise that is believed. `None` with fewer than two
-    /// residuals.
-    pub(super) fn threshold(&self, p: f64, floor: f64) -> Option<f64> {
+    /// `floor` is the least scale of the noise that is believed.
+    pub(super) fn tail(&self, floor: f64) -> Option<Tail> {
         let n = self.sorted.len();
         if n < 2 {
             return None;
@@ -95,10 +111,7 @@ impl Baseline {
         let scale = (quartiles / 1.349).max(floor);
         let mean_excess =
             (excess + PRIOR_WEIGHT * PRIOR_EXCESS * scale) / (k as f64 + PRIOR_WEIGHT);
-        let share = k as f64 / n as f64;
-        let reach = ((share / p.min(share)).powf(SHAPE) - 1.0) / SHAPE;
-        // A generalised Pareto variable of mean m and shape c has the scale m (1 - c).
-        Some(start.max(0.0) + mean_excess * (1.0 - SHAPE) * reach)
+        Some(Tail { start: start.max(0.0), mean_excess, share: k as f64 / n as f64 })
     }
 
     /// Takes in one healthy value, and its residual where it says something about the noise.
@@ -154,7 +167,8 @@ mod tests {
         for i in 0..100_u32 {
             b.push(0.0, Some(f64::from(i.wrapping_mul(37) % 101) / 100.0 - 0.5));
         }
-        let at = |p| b.threshold(p, 0.0).unwrap();
+        let tail = b.tail(0.0).unwrap();
+        let at = |p| tail.quantile(p);
         assert!(at(1e-6) > at(1e-4) && at(1e-4) > at(1e-2));
     }
 

@@ -164,9 +164,9 @@ impl SpikeDetector {
     fn limits(&self, level: f64, low: f64, high: f64) -> Limits {
         let p = self.false_alarms_per_10k / 10_000.0;
         let floor = if self.linear { FLOOR * low.abs().max(high.abs()) } else { FLOOR };
-        let known = |p| self.baseline.threshold(p, floor).filter(|_| self.ready());
-        if let (Some(single), Some(pair)) = (known(p), known(p.powf(PAIR))) {
-            return Limits { single, pair: pair.min(single) };
+        if let Some(tail) = self.baseline.tail(floor).filter(|_| self.ready()) {
+            let single = tail.quantile(p);
+            return Limits { single, pair: tail.quantile(p.powf(PAIR)).min(single) };
         }
         let least = if self.linear { f64::INFINITY } else { EARLY_RISE };
         let early = high - level + least.max(EARLY_RANGES * (high - low));

@@ -1,0 +1,325 @@
+"""The guard without any framework, on the demo's NumPy network and real digits."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gyrostat.demo.digits import load_digits
+from gyrostat.demo.network import NumpyTraining
+from gyrostat.findings import Finding, Severity
+from gyrostat.guard import Action, Guard, Journal, Policy
+from gyrostat.guard.batches import leaves
+from gyrostat.guard.history import History
+from gyrostat.guard.policy import Decider
+
+DIGITS = load_digits()
+STEPS = 200
+
+
+def batches(n=STEPS):
+    out = []
+    for epoch in range(1 + n // 21):
+        out += DIGITS.batches(64, seed=epoch)
+    return out[:n]
+
+
+def spoil(batch):
+    return np.full_like(batch[0], np.nan), batch[1]
+
+
+def train(guard, training, loader, before_backward=lambda step: None):
+    verdicts = []
+    for batch in guard.batches(loader):
+        before_backward(len(verdicts))
+        verdicts.append(guard.approve(training.backward(batch)))
+        if verdicts[-1]:
+            training.update()
+    return verdicts
+
+
+def weights(training):
+    return {name: w.copy() for name, w in training.capture()[0].items()}
+
+
+def same(a, b):
+    return all(np.array_equal(a[k].view(np.uint32), b[k].view(np.uint32)) for k in a)
+
+
+def start(policy="recover", run_dir=None):
+    training = NumpyTraining(seed=0, steps=STEPS)
+    return training, training.guard(policy, run_dir)
+
+
+def test_a_healthy_run_is_not_touched():
+    plain = NumpyTraining(seed=0, steps=STEPS)
+    for batch in batches():
+        plain.backward(batch)
+        plain.update()
+    training, guard = start()
+    assert all(train(guard, training, batches()))
+    assert guard.incidents == ()
+    assert same(weights(training), weights(plain))
+
+
+def test_a_nan_batch_is_skipped_blamed_and_left_out_from_then_on():
+    training, guard = start()
+    loader = batches()
+    loader[100] = spoil(loader[100])
+    verdicts = train(guard, training, loader)
+    assert [i for i, v in enumerate(verdicts) if not v] == [100]
+    assert verdicts[100].action is Action.SKIP
+    (incident,) = guard.incidents
+    assert {f.code for f in incident.findings} == {"loss-not-finite", "gradient-not-finite"}
+    assert incident.position == (0, 100)
+    assert incident.findings[0].culprit.batch == incident.batch
+    assert guard.bad_batches == {incident.batch}
+    assert len(train(guard, training, loader)) == STEPS - 1
+    assert all(np.isfinite(w).all() for w in weights(training).values())
+
+
+def test_a_huge_batch_is_skipped_before_it_reaches_the_weights():
+    training, guard = start()
+    loader = batches()
+    loader[100] = (loader[100][0] * np.float32(1e4), loader[100][1])
+    before = {}
+
+    def look(step):
+        before[step] = weights(training)
+
+    verdicts = train(guard, training, loader, look)
+    assert [i for i, v in enumerate(verdicts) if not v] == [100]
+    assert same(before[100], before[101])
+
+
+def test_a_flipped_bit_in_a_weight_is_blamed_and_rolled_back():
+    training, guard = start()
+    loader = batches()
+
+    def flip(step):
+        if step == 120:
+            training.weight_bits()[1234] ^= np.uint32(1 << 27)
+
+    verdicts = train(guard, training, loader, flip)
+    assert [i for i, v in enumerate(verdicts) if not v] == [120]
+    (incident,) = guard.incidents
+    assert incident.action is Action.ROLLBACK
+    assert incident.restored_step == 100
+    damage = next(f for f in incident.findings if f.code == "weight-jump")
+    assert damage.culprit.layer == "layer1.weight"
+    assert guard.bad_batches == frozenset()
+    assert training.validate(DIGITS.validation) < 1
+
+
+def test_observe_tells_and_never_touches():
+    loader = batches()
+    loader[100] = (loader[100][0] * np.float32(1e4), loader[100][1])
+    plain = NumpyTraining(seed=0, steps=STEPS)
+    for batch in loader:
+        plain.backward(batch)
+        plain.update()
+    training, guard = start("observe")
+    assert all(train(guard, training, loader))
+    assert same(weights(training), weights(plain))
+    assert guard.incidents[0].action is Action.CONTINUE
+    assert guard.incidents[0].proposed is Action.SKIP
+    assert guard.bad_batches == frozenset()
+
+
+def test_bad_batches_in_a_row_roll_back_and_a_spent_budget_stops():
+    policy = Policy(patience=2, rollback_budget=1, snapshot_every=10)
+    training, guard = start(policy)
+    good = batches(60)
+    verdicts = train(guard, training, good + [spoil(b) for b in batches(100)[60:]])
+    actions = [v.action for v in verdicts[60:]]
+    assert actions == [Action.SKIP, Action.ROLLBACK, Action.SKIP, Action.STOP]
+    assert guard.stopped
+    assert list(guard.batches(good)) == []
+    with pytest.raises(RuntimeError, match="stopped"):
+        guard.approve(1.0)
+    assert all(np.isfinite(w).all() for w in weights(training).values())
+    assert guard.report().summary["stopped"] is True
+
+
+def test_a_second_failure_goes_further_back():
+    training, guard = start(Policy(patience=1, snapshot_every=10, snapshots_kept=3))
+    verdicts = train(guard, training, batches(45) + [spoil(b) for b in batches(48)[45:]])
+    assert len(verdicts) == 48
+    assert [i.restored_step for i in guard.incidents] == [40, 30, 20]
+
+
+def test_a_restart_leaves_the_bad_batches_out(tmp_path):
+    loader = batches()
+    loader[100] = spoil(loader[100])
+    training, guard = start(run_dir=tmp_path)
+    train(guard, training, loader)
+    training, again = start(run_dir=tmp_path)
+    assert again.bad_batches == guard.bad_batches
+    assert all(train(again, training, loader))
+    assert len(again.incidents) == 1
+
+
+def test_state_survives_json_and_the_verdicts_go_on():
+    loader = batches()
+    loader[150] = spoil(loader[150])
+    training, guard = start()
+    train(guard, training, loader[:140])
+    other_training, other = start()
+    other_training.restore(training.capture())
+    other.load_state_dict(json.loads(json.dumps(guard.state_dict(), allow_nan=False)))
+    assert other.state_dict() == guard.state_dict()
+    a = train(guard, training, loader[140:])
+    b = train(other, other_training, loader[140:])
+    assert [v.action for v in a] == [v.action for v in b]
+    assert same(weights(training), weights(other_training))
+
+
+def test_a_foreign_state_is_named_and_changes_nothing():
+    _, guard = start()
+    good = guard.state_dict()
+    bad = [None, {}, {**good, "version": 2}, {**good, "rules": 1}, {**good, "budgets": {}}]
+    bad += [{**good, "step": "1"}, {**good, "rules": {}}]
+    for state in bad:
+        with pytest.raises(ValueError, match="state: "):
+            guard.load_state_dict(state)
+        assert guard.state_dict() == good
+
+
+@pytest.mark.parametrize("loss", ["high", None, [1.0, 2.0], 1j])
+def test_a_loss_that_is_no_number_is_named(loss):
+    _, guard = start()
+    with pytest.raises(TypeError, match="loss: expected one real number"):
+        guard.approve(loss)
+    assert guard.step == 0
+
+
+def test_a_nan_at_the_first_step_is_survived():
+    training, guard = start()
+    loader = [spoil(batches(1)[0]), *batches(30)]
+    verdicts = train(guard, training, loader)
+    assert [i for i, v in enumerate(verdicts) if not v] == [0]
+
+
+def test_the_report_has_the_picture_and_what_was_done(tmp_path):
+    training, guard = start()
+    loader = batches()
+    loader[100] = spoil(loader[100])
+    train(guard, training, loader)
+    report = guard.report()
+    assert report.exit_code == 1
+    page = report.save(tmp_path / "run.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == 2
+    assert "skip" in page
+
+
+# Policy
+
+
+def test_a_policy_round_trips_and_presets_are_known():
+    policy = Policy(name="mine", patience=7)
+    assert Policy.from_dict(json.loads(json.dumps(policy.to_dict()))) == policy
+    assert Policy.preset("observe").act is False
+    assert Policy.preset(policy) is policy
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: Policy(patience=0), "patience: expected"),
+        (lambda: Policy(skip_budget=-1), "skip_budget: expected"),
+        (lambda: Policy(snapshot_every=1.5), "snapshot_every: expected"),
+        (lambda: Policy.preset("brave"), "policy: expected"),
+        (lambda: Policy.from_dict({"patients": 3}), "patients"),
+    ],
+)
+def test_a_bad_policy_is_named(make, match):
+    with pytest.raises(ValueError, match=match):
+        make()
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([None, *Severity]), st.booleans()), max_size=60),
+    st.integers(1, 4),
+    st.integers(0, 6),
+    st.integers(0, 3),
+)
+def test_budgets_are_never_exceeded(steps, patience, skips, rollbacks):
+    decider = Decider(Policy(patience=patience, skip_budget=skips, rollback_budget=rollbacks))
+    actions = []
+    for severity, damaged in steps:
+        findings = [] if severity is None else [Finding("loss-spike", severity)]
+        actions.append(decider.decide(findings, damaged=damaged, can_roll_back=True))
+        if severity in (None, Severity.INFO):
+            assert actions[-1] is Action.CONTINUE
+        else:
+            assert actions[-1] is not Action.CONTINUE
+        if actions[-1] is Action.STOP:
+            break
+    assert actions.count(Action.SKIP) <= skips
+    assert actions.count(Action.ROLLBACK) <= rollbacks
+
+
+# Journal
+
+
+def test_a_journal_cut_at_any_byte_keeps_every_whole_line(tmp_path):
+    training, guard = start(Policy(patience=50), run_dir=tmp_path)
+    loader = batches(40) + [spoil(b) for b in batches(43)[40:]]
+    train(guard, training, loader)
+    path = tmp_path / "journal.jsonl"
+    whole = path.read_bytes()
+    ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
+    assert len(ends) == 3
+    for cut in range(0, len(whole), 7):
+        path.write_bytes(whole[:cut])
+        journal = Journal(path)
+        # A line that lacks only its end is whole.
+        kept = sum(end - 1 <= cut for end in ends)
+        assert len(journal.incidents) == kept
+        journal.append(guard.incidents[0])
+        assert [i.step for i in Journal(path).incidents] == [
+            *(i.step for i in guard.incidents[:kept]),
+            guard.incidents[0].step,
+        ]
+
+
+@settings(max_examples=50)
+@given(st.binary(max_size=200))
+def test_a_journal_of_any_bytes_can_be_read(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("journal") / "journal.jsonl"
+    path.write_bytes(data)
+    assert Journal(path).incidents == []
+
+
+# Batches and history
+
+
+def test_leaves_tell_batches_apart():
+    def bits(batch):
+        return [(a.dtype.str, a.shape, a.tobytes()) for a in leaves(batch)]
+
+    x = np.arange(6.0)
+    different = [x, x.astype("f4"), x.reshape(2, 3), {"a": x}, {"b": x}, [x, 1], [x, "1"], None]
+    seen = [bits(b) for b in different]
+    assert all(a != b for i, a in enumerate(seen) for b in seen[:i] if a)
+    assert bits((x[::2], ["a", None])) == bits([x[::2].copy(), ["a", None]])
+    assert bits(np.array(["a", None], dtype=object)) == bits(["a", None])
+
+
+def test_history_stays_bounded_and_keeps_every_peak():
+    history = History()
+    for step in range(100_000):
+        history.append(step, math.nan if step == 40_000 else 9.0 if step == 77_777 else 1.0, 2.0)
+    step, loss, norm = history.columns()
+    assert 2000 < len(step) < 9000
+    assert np.all(np.diff(step) > 0)
+    assert step[np.isnan(loss)].tolist() == [40_000]
+    assert step[loss == 9].tolist() == [77_777]
+    assert set(norm) == {2.0}
+
+
+def test_the_guard_class_is_usable_with_any_subject():
+    assert isinstance(start()[1], Guard)
