@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Steps"]
+__all__ = ["Steps", "carried"]
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -35,7 +35,7 @@ class Steps:
             self.at_training = filled[rows]
             self._count_through_epochs(epoch)
         elif epoch is not None and _whole(epoch[rows]) and (np.diff(epoch[rows]) > 0).all():
-            self._of_row = _forward(epoch)
+            self._of_row = carried(epoch)
             self.at_training = epoch[rows]
             self.notes.append("steps are epochs: the log has no finer count")
         else:
@@ -56,7 +56,7 @@ class Steps:
             return None
         if missing := int((~known[rows]).sum()):
             self.notes.append(f"{missing:,} rows without a step take that of the row before")
-        return _forward(step)
+        return carried(step)
 
     def _count_through_epochs(self, epoch: Floats | None) -> None:
         """Counts on where the log begins to count anew with each epoch."""
@@ -90,7 +90,7 @@ def _whole(values: Floats) -> bool:
     )
 
 
-def _forward(values: Floats) -> Floats:
+def carried(values: Floats) -> Floats:
     """``values`` with each gap filled by the value before it, the first gap by the first value."""
     known = np.flatnonzero(np.isfinite(values))
     last = np.searchsorted(known, np.arange(len(values)), side="right") - 1

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gyrostat.runlogs.names import VALIDATION_WORDS, is_tag, rank
-from gyrostat.runlogs.steps import Steps
+from gyrostat.runlogs.steps import Steps, carried
 
 __all__ = ["LogTable", "RunLog"]
 
@@ -30,7 +30,8 @@ class RunLog:
             shape ``(rows,)``. NaN in ``"loss"`` is a loss that was NaN; elsewhere it may also be a
             value that the row lacks.
         validation: ``"step"`` and ``"val_loss"``, each of shape ``(evaluations,)``, or None.
-        logged: For each name in ``columns``, shape ``(rows,)``: True where the file has a value.
+        logged: For each of ``columns`` but the step, shape ``(rows,)``: True where the row of the
+            file has the value itself.
         notes: What a reader should know about how the file was read.
     """
 
@@ -125,29 +126,30 @@ class LogTable:
                 f"path: no training loss in {path}; expected a column such as loss or train_loss, "
                 f"found {self._names()}"
             )
-        # One lone value is a summary, such as the mean that the Trainer writes at the end.
-        if unread := [c.name for c in self._held("loss") if c is not loss and len(c) > 1]:
-            notes.append(f"loss is {loss.name!r}; not read: {', '.join(map(repr, unread))}")
+        beside = [c.name for c in self._held("loss") if c is not loss and _share_rows(c, loss)]
+        if beside:
+            notes.append(f"loss is {loss.name!r}; not read: {', '.join(map(repr, beside))}")
         grad_norm = self._best("grad_norm")
         blank = self._blank_losses(loss, grad_norm, notes)
         rows = np.sort(np.concatenate([loss.row_numbers(), blank]))
         if self._unreadable:
             notes.append(f"{self._unreadable:,} cells hold text where a number was expected")
 
-        table = {"loss": loss, "grad_norm": grad_norm, "learning_rate": self._best("learning_rate")}
+        rate = self._best("learning_rate")
         columns: dict[str, Floats] = {}
         logged: dict[str, NDArray[np.bool_]] = {}
-        for name, column in table.items():
+        for name, column in (("loss", loss), ("grad_norm", grad_norm), ("learning_rate", rate)):
             if column is not None:
                 columns[name] = column.dense(n_rows)[rows]
                 logged[name] = np.isin(rows, column.row_numbers())
-        logged["loss"][:] = True
+        if rate is not None and not logged["learning_rate"].any():
+            # Lightning's monitor logs it in rows of its own; it holds until the next.
+            columns["learning_rate"] = carried(rate.dense(n_rows))[rows]
 
         step, epoch = (c.dense(n_rows) if c else None for c in map(self._best, ("step", "epoch")))
         steps = Steps(rows, step, epoch)
         notes += steps.notes
-        columns = {"step": steps.at_training, **columns}
-        logged["step"] = np.ones(len(rows), dtype=bool)
+        columns["step"] = steps.at_training
         validation = None
         if val_loss := self._best("val_loss"):
             at = steps.at(val_loss.row_numbers())
@@ -217,6 +219,10 @@ class LogTable:
             f"the loss of the last {blank.size:,} training rows is blank and is read as NaN"
         )
         return blank
+
+
+def _share_rows(a: _Column, b: _Column) -> bool:
+    return bool(np.intersect1d(a.row_numbers(), b.row_numbers()).size)
 
 
 def _number(value: object) -> float | None:
