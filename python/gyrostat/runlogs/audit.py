@@ -68,51 +68,59 @@ def audit(path: str | os.PathLike[str]) -> Report:
 
 
 def _loss_alarms(run: RunLog, skipped: Bools) -> list[Finding]:
-    """What the detector says, alarms of one code in neighbouring rows made one."""
-    loss = run.columns["loss"]
+    """What the detector says, alarms in neighbouring rows made one."""
     grad_norm: Sequence[float | None] = [None] * len(run)
     if (norms := run.columns.get("grad_norm")) is not None:
-        grad_norm = np.where(np.isfinite(norms), norms.astype(object), None).tolist()
-    detector, first_step = SpikeDetector(), None
+        known = zip(norms.tolist(), run.logged["grad_norm"].tolist(), strict=True)
+        grad_norm = [norm if is_logged else None for norm, is_logged in known]
+    loss, steps = run.columns["loss"].tolist(), run.columns["step"].tolist()
+    detector, begin = SpikeDetector(), steps[0]
     events: list[list[tuple[int, Finding]]] = []
-    rows = zip(
-        loss.tolist(), grad_norm, run.columns["step"].tolist(), skipped.tolist(), strict=True
-    )
-    for row, (value, norm, at, is_skipped) in enumerate(rows):
-        step = int(at)
-        if first_step is None or step < first_step:
-            detector, first_step = SpikeDetector(), step
-        if is_skipped or (alarm := detector.update(value, norm, step)) is None:
+    for row in np.flatnonzero(~skipped).tolist():
+        if row > 0 and steps[row - 1] > steps[row] <= begin:
+            detector, begin = SpikeDetector(), steps[row]
+        alarm = detector.update(loss[row], grad_norm[row], int(steps[row]))
+        if alarm is None:
             continue
-        if events and events[-1][-1][0] == row - 1 and events[-1][-1][1].code == alarm.code:
+        if events and _goes_on(*events[-1][-1], row, alarm):
             events[-1].append((row, alarm))
         else:
             events.append([(row, alarm)])
     return [_one_of(event, run) for event in events]
 
 
+def _goes_on(last_row: int, last: Finding, row: int, alarm: Finding) -> bool:
+    """Whether an alarm belongs to the event before it: a divergence begins as a spike."""
+    both_finite = "loss-not-finite" not in (last.code, alarm.code)
+    return row == last_row + 1 and (both_finite or last.code == alarm.code)
+
+
 def _one_of(event: Sequence[tuple[int, Finding]], run: RunLog) -> Finding:
     (first_row, first), (last_row, _) = event[0], event[-1]
+    worst = max((finding for _, finding in event), key=lambda f: f.severity.rank)
     losses = run.columns["loss"][first_row : last_row + 1]
     peak = float(losses.max())  # NaN if one is NaN
     evidence = {**first.evidence, **_extent(run.columns["step"], first_row, last_row), "peak": peak}
+    evidence.pop("duration", None)
     message = first.message
     if last_row > first_row:
-        message += f" (until step {evidence['end_step']}, {len(losses)} points, peak {peak:.4g})"
-    severity = max(finding.severity for _, finding in event)
-    return replace(first, severity=severity, message=message, evidence=evidence)
+        message += f", until step {evidence['end_step']} ({len(losses)} points"
+        message += f", peak {peak:.4g})" if np.isfinite(peak) else ")"
+    return replace(
+        first, code=worst.code, severity=worst.severity, message=message, evidence=evidence
+    )
 
 
 def _zeros_for_nan(run: RunLog) -> Bools:
     """Losses of exactly 0.0 in a run whose losses were far from it before the first of them."""
     loss = run.columns["loss"]
-    zeros = loss == 0.0
+    zeros: Bools = loss == 0.0
     if not zeros.any():
         return zeros
     before = loss[: int(np.argmax(zeros))]
     before = before[np.isfinite(before)][-_ZERO_HISTORY:]
     if len(before) < _ZERO_LEAST_HISTORY or before.min() < _NORMAL_LOSS:
-        return np.zeros_like(zeros)
+        return np.zeros(len(run), dtype=np.bool_)
     return zeros
 
 

@@ -10,7 +10,7 @@ from gyrostat.runlogs.table import LogTable, RunLog
 
 __all__ = ["read_csv"]
 
-_BLANK = frozenset({"", "none", "null", "na", "n/a", "-"})
+_BLANK = frozenset({"", "None", "none", "NULL", "null", "NA", "N/A", "<NA>", "-"})
 
 
 def read_csv(lines: Iterable[str], path: Path) -> RunLog:
@@ -27,7 +27,7 @@ def read_csv(lines: Iterable[str], path: Path) -> RunLog:
         ValueError: If it is not such a table, or has no loss.
     """
     source = _Source(lines)
-    rows = csv.reader(source, delimiter=source.delimiter())
+    rows = csv.reader(source, delimiter=source.delimiter(), skipinitialspace=True)
     table, notes = LogTable(), []
     try:
         header = next(rows)
@@ -79,12 +79,8 @@ def _fill(
         if source.is_cut and not (fits and cells[-1]):
             break  # a value that was not written to its end would read as another value
         misfits += not fits
-        table.add({n: c for n, c in zip(names, cells, strict=False) if _filled(c)})
+        table.add({n: c for n, c in zip(names, cells, strict=False) if c not in _BLANK})
     return misfits, repeats
-
-
-def _filled(cell: str) -> bool:
-    return bool(cell) and cell.strip().lower() not in _BLANK
 
 
 def _distinct(header: list[str]) -> list[str]:

@@ -17,6 +17,8 @@ __all__ = ["LogTable", "RunLog"]
 
 Floats = NDArray[np.float64]
 
+_NUMERIC = frozenset({str, int, float})  # bool, an int to isinstance, is no number here
+
 
 @dataclass(frozen=True, slots=True)
 class RunLog:
@@ -98,14 +100,18 @@ class LogTable:
             shape = self._shapes[key] = self._shape(key)
         number = len(self._shape_of_row)
         self._shape_of_row.append(shape.number)
-        validation = any(str(row[tag]).lower() in VALIDATION_WORDS for tag in shape.tags)
-        for name, column in shape.validation if validation else shape.training:
-            value = _number(row[name])
-            if value is None:
-                self._unreadable += 1
-            else:
-                column.rows.append(number)
-                column.values.append(value)
+        cells = shape.training
+        if shape.tags and any(str(row[tag]).lower() in VALIDATION_WORDS for tag in shape.tags):
+            cells = shape.validation
+        for name, column in cells:
+            value = row[name]
+            if type(value) in _NUMERIC:
+                try:
+                    column.values.append(float(value))  # type: ignore[arg-type]
+                except (ValueError, OverflowError):
+                    self._unreadable += 1
+                else:
+                    column.rows.append(number)
 
     def run_log(self, path: Path, fmt: str, notes: list[str]) -> RunLog:
         """The run that the rows tell of.
@@ -149,7 +155,7 @@ class LogTable:
         step, epoch = (c.dense(n_rows) if c else None for c in map(self._best, ("step", "epoch")))
         steps = Steps(rows, step, epoch)
         notes += steps.notes
-        columns["step"] = steps.at_training
+        columns = {"step": steps.at_training, **columns}
         validation = None
         if val_loss := self._best("val_loss"):
             at = steps.at(val_loss.row_numbers())
@@ -223,13 +229,3 @@ class LogTable:
 
 def _share_rows(a: _Column, b: _Column) -> bool:
     return bool(np.intersect1d(a.row_numbers(), b.row_numbers()).size)
-
-
-def _number(value: object) -> float | None:
-    """The number that a cell holds, or None if it holds none."""
-    if isinstance(value, str | int | float) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except (ValueError, OverflowError):
-            return None
-    return None
