@@ -11,6 +11,7 @@ import warnings
 
 from gyrostat import _core
 from gyrostat.findings import Finding, Severity
+from gyrostat.runlogs import audit
 from gyrostat.spikes import SpikeDetector, find_spikes
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Severity",
     "SpikeDetector",
     "__version__",
+    "audit",
     "find_spikes",
 ]
 
