@@ -12,8 +12,8 @@ help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
 
 .tools/bin/uv:
-	$(PYTHON) -m venv .tools || $(PYTHON) -m pip install --target .tools uv
-	test -x .tools/bin/uv || .tools/bin/python -m pip install --quiet uv
+	($(PYTHON) -m venv .tools && .tools/bin/python -m pip install --quiet uv) \
+		|| $(PYTHON) -m pip install --quiet --target .tools uv
 
 demo: $(filter .tools/%,$(UV)) ## run the main job on real data and write demo-report.html
 	$(UV) run --no-default-groups gyrostat demo
