@@ -331,6 +331,12 @@ def test_a_trainer_folder_gives_the_state_with_the_whole_history(tmp_path):
     assert read_run(tmp_path).path.parent.name == "checkpoint-60"
 
 
+def test_a_copy_of_the_log_beside_the_trainers_state_is_the_same_run(tmp_path, write):
+    state = write("out/trainer_state.json", (DATA / "hf_trainer/trainer_state.json").read_bytes())
+    write("out/trainer_log.jsonl", '{"current_steps": 1, "loss": 2.0}\n')
+    assert read_run(tmp_path).path == state
+
+
 def test_a_folder_with_one_run_among_other_files(tmp_path, write):
     write("notes.txt", "x")
     write("data/labels.csv", "id,label\n1,a\n")

@@ -130,7 +130,8 @@ def _zero_losses(run: RunLog, zeros: Bools) -> Iterator[Finding]:
         return
     first, last = int(rows[0]), int(rows[-1])
     before = run.columns["loss"][:first]
-    usual = float(np.median(before[np.isfinite(before)][-_ZERO_HISTORY:]))
+    before = np.sort(before[np.isfinite(before)][-_ZERO_HISTORY:])
+    usual = float(before[len(before) // 2])
     evidence: dict[str, Any] = {**_extent(run.columns["step"], first, last), "points": rows.size}
     message = f"the loss is exactly 0.0 where losses near {usual:.4g} came before"
     norms = run.columns.get("grad_norm")
@@ -227,7 +228,7 @@ def _charts(run: RunLog, findings: Sequence[Finding]) -> Iterator[Chart]:
 
 def _chart(title: str, name: str, x: Floats, y: Floats, findings: Sequence[Finding]) -> Chart:
     shown = y[np.isfinite(y)]
-    log_y = shown.size > 0 and bool(shown.min() > 0) and bool(shown.max() / shown.min() > 10)
+    log_y = shown.size > 0 and bool(shown.min() > 0) and bool(shown.max() / 10 > shown.min())
     marks = [f for f in findings if f.signal == name]
     x, y = _thinned(x, y)
     return Chart(title, x, {name: y}, marks, log_y=log_y)
