@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gyrostat._svg import thinned
 from gyrostat.findings import CATALOGUE, Finding, Severity
 from gyrostat.report import Chart, Report
 from gyrostat.runlogs.read import read_run
@@ -24,7 +25,7 @@ Bools = NDArray[np.bool_]
 _ZERO_HISTORY = 32  # losses looked at before a loss of 0.0
 _ZERO_LEAST_HISTORY = 8
 _NORMAL_LOSS = 0.01  # loggers round to four decimals at the coarsest: 0.0 is not rounding from here
-_DRAWN_POINTS = 4000
+_KEPT_POINTS = 4000  # of a curve, so that the report of a long run stays small
 
 
 def audit(path: str | os.PathLike[str]) -> Report:
@@ -230,21 +231,5 @@ def _chart(title: str, name: str, x: Floats, y: Floats, findings: Sequence[Findi
     shown = y[np.isfinite(y)]
     log_y = shown.size > 0 and bool(shown.min() > 0) and bool(shown.max() / 10 > shown.min())
     marks = [f for f in findings if f.signal == name]
-    x, y = _thinned(x, y)
+    x, y = thinned(x, y, _KEPT_POINTS)
     return Chart(title, x, {name: y}, marks, log_y=log_y)
-
-
-def _thinned(x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """The lowest and the highest point of each of some thousand stretches, and every gap."""
-    if len(x) <= _DRAWN_POINTS:
-        return x, y
-    keep = {0, len(x) - 1}
-    for stretch in np.array_split(np.arange(len(x)), _DRAWN_POINTS // 3):
-        known = np.isfinite(y[stretch])
-        if not known.all():
-            keep.add(int(stretch[np.argmin(known)]))
-        if known.any():
-            keep.add(int(stretch[np.argmin(np.where(known, y[stretch], np.inf))]))
-            keep.add(int(stretch[np.argmax(np.where(known, y[stretch], -np.inf))]))
-    index = np.array(sorted(keep))
-    return x[index], y[index]
