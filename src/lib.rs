@@ -13,6 +13,7 @@
 pub mod error;
 pub mod parallel;
 pub mod series;
+pub mod tensor;
 
 #[cfg(feature = "python")]
 mod py;

@@ -1,0 +1,259 @@
+//! The floating-point types that a tensor may hold, and how their bits are read.
+
+use std::fmt;
+
+/// The type of the values that a record was made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DType {
+    /// IEEE binary64.
+    Float64,
+    /// IEEE binary32.
+    Float32,
+    /// IEEE binary16.
+    Float16,
+    /// The upper half of a binary32.
+    BFloat16,
+    /// A merge of records of several types.
+    Mixed,
+}
+
+impl DType {
+    /// Every type, by the name that `NumPy` and `PyTorch` use.
+    const NAMES: [(&'static str, Self); 5] = [
+        ("float64", Self::Float64),
+        ("float32", Self::Float32),
+        ("float16", Self::Float16),
+        ("bfloat16", Self::BFloat16),
+        ("mixed", Self::Mixed),
+    ];
+
+    /// The name that `NumPy` and `PyTorch` use, or `"mixed"`.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, dtype)| *dtype == self).map_or("", |(name, _)| name)
+    }
+
+    /// The inverse of [`DType::name`].
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, dtype)| *dtype)
+    }
+
+    /// The type of a merge; `None` is the type of a record of nothing.
+    pub(super) fn join(a: Option<Self>, b: Option<Self>) -> Option<Self> {
+        match (a, b) {
+            (None, only) | (only, None) => only,
+            (Some(a), Some(b)) => Some(if a == b { a } else { Self::Mixed }),
+        }
+    }
+}
+
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// How one floating-point type is stored and read.
+///
+/// The implementors are names, never values: memory holds [`Float::Raw`].
+pub trait Float: sealed::Sealed {
+    /// One value as memory holds it.
+    type Raw: Copy + Send + Sync;
+    /// The type by name.
+    const DTYPE: DType;
+    /// Width of the stored mantissa.
+    const MANTISSA_BITS: u32;
+    /// What the exponent field of 1.0 holds.
+    const BIAS: i32;
+    /// The number of values of the exponent field. The first holds zero and the subnormal numbers,
+    /// the last Inf and NaN.
+    const FIELDS: usize = 2 * (Self::BIAS as usize + 1);
+    /// The exponent of the smallest subnormal number.
+    const MIN_EXPONENT: i32 = 1 - Self::BIAS - Self::MANTISSA_BITS as i32;
+
+    /// The sign, exponent and mantissa in the low bits of an integer.
+    fn bits(raw: Self::Raw) -> u64;
+
+    /// The value, exactly.
+    fn decode(raw: Self::Raw) -> f64;
+
+    /// The value that `bytes` hold in the order of this machine; `None` if there are too few.
+    fn from_bytes(bytes: &[u8]) -> Option<Self::Raw>;
+
+    /// The exponent field.
+    fn field(raw: Self::Raw) -> usize {
+        (Self::bits(raw) >> Self::MANTISSA_BITS) as usize & (Self::FIELDS - 1)
+    }
+
+    /// The mantissa field.
+    fn mantissa(raw: Self::Raw) -> u64 {
+        Self::bits(raw) & ((1 << Self::MANTISSA_BITS) - 1)
+    }
+
+    /// Whether the sign bit is set.
+    fn is_negative(raw: Self::Raw) -> bool {
+        Self::bits(raw) >> Self::MANTISSA_BITS >= Self::FIELDS as u64
+    }
+}
+
+/// IEEE binary64.
+#[derive(Debug)]
+pub enum Float64 {}
+
+/// IEEE binary32.
+#[derive(Debug)]
+pub enum Float32 {}
+
+/// IEEE binary16, stored as its bits.
+#[derive(Debug)]
+pub enum Float16 {}
+
+/// The upper half of a binary32, stored as its bits.
+#[derive(Debug)]
+pub enum BFloat16 {}
+
+impl sealed::Sealed for Float64 {}
+impl sealed::Sealed for Float32 {}
+impl sealed::Sealed for Float16 {}
+impl sealed::Sealed for BFloat16 {}
+
+impl Float for Float64 {
+    type Raw = f64;
+    const DTYPE: DType = DType::Float64;
+    const MANTISSA_BITS: u32 = 52;
+    const BIAS: i32 = 1023;
+
+    fn bits(raw: f64) -> u64 {
+        raw.to_bits()
+    }
+
+    fn decode(raw: f64) -> f64 {
+        raw
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<f64> {
+        bytes.first_chunk().copied().map(f64::from_ne_bytes)
+    }
+}
+
+impl Float for Float32 {
+    type Raw = f32;
+    const DTYPE: DType = DType::Float32;
+    const MANTISSA_BITS: u32 = 23;
+    const BIAS: i32 = 127;
+
+    fn bits(raw: f32) -> u64 {
+        u64::from(raw.to_bits())
+    }
+
+    fn decode(raw: f32) -> f64 {
+        f64::from(raw)
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<f32> {
+        bytes.first_chunk().copied().map(f32::from_ne_bytes)
+    }
+}
+
+impl Float for Float16 {
+    type Raw = u16;
+    const DTYPE: DType = DType::Float16;
+    const MANTISSA_BITS: u32 = 10;
+    const BIAS: i32 = 15;
+
+    fn bits(raw: u16) -> u64 {
+        u64::from(raw)
+    }
+
+    /// By integer operations on the bits of an f32, without a branch.
+    fn decode(raw: u16) -> f64 {
+        const TINY: u32 = (127 - 14) << 23; // 2^-14, the smallest normal number of f16
+        let magnitude = u32::from(raw & 0x7fff) << 13;
+        let sign = u32::from(raw & 0x8000) << 16;
+        let rebias = if magnitude < 0x7c00 << 13 { (127 - 15) << 23 } else { (255 - 31) << 23 };
+        let normal = magnitude + rebias;
+        // A subnormal number m * 2^-24 is (2^-14 + m * 2^-24) - 2^-14.
+        let subnormal = (f32::from_bits(TINY | magnitude) - f32::from_bits(TINY)).to_bits();
+        let bits = if magnitude < 0x0400 << 13 { subnormal } else { normal };
+        f64::from(f32::from_bits(bits | sign))
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<u16> {
+        bytes.first_chunk().copied().map(u16::from_ne_bytes)
+    }
+}
+
+impl Float for BFloat16 {
+    type Raw = u16;
+    const DTYPE: DType = DType::BFloat16;
+    const MANTISSA_BITS: u32 = 7;
+    const BIAS: i32 = 127;
+
+    fn bits(raw: u16) -> u64 {
+        u64::from(raw)
+    }
+
+    fn decode(raw: u16) -> f64 {
+        f64::from(f32::from_bits(u32::from(raw) << 16))
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<u16> {
+        bytes.first_chunk().copied().map(u16::from_ne_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The value of a bit pattern, from the definition of the format.
+    fn by_definition<F: Float>(raw: F::Raw) -> f64 {
+        let sign = if F::is_negative(raw) { -1.0 } else { 1.0 };
+        let m = F::mantissa(raw) as f64;
+        match F::field(raw) {
+            0 => sign * m * f64::powi(2.0, F::MIN_EXPONENT),
+            field if field == F::FIELDS - 1 => {
+                if m == 0.0 {
+                    sign * f64::INFINITY
+                } else {
+                    f64::NAN
+                }
+            }
+            field => {
+                sign * (1.0 + m / f64::from(1_u32 << F::MANTISSA_BITS))
+                    * f64::powi(2.0, field as i32 - F::BIAS)
+            }
+        }
+    }
+
+    #[test]
+    fn every_half_precision_pattern_decodes() {
+        for raw in 0..=u16::MAX {
+            let (half, brain) = (by_definition::<Float16>(raw), by_definition::<BFloat16>(raw));
+            for (got, expected) in [(Float16::decode(raw), half), (BFloat16::decode(raw), brain)] {
+                assert!(
+                    got.to_bits() == expected.to_bits() || got.is_nan() && expected.is_nan(),
+                    "{raw:#06x}: {got} instead of {expected}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn names_go_both_ways() {
+        for (name, dtype) in DType::NAMES {
+            assert_eq!(DType::from_name(name), Some(dtype));
+            assert_eq!(dtype.to_string(), name);
+        }
+        assert_eq!(DType::from_name("int8"), None);
+    }
+
+    #[test]
+    fn bytes_are_in_the_order_of_the_machine() {
+        assert_eq!(Float32::from_bytes(&1.5_f32.to_ne_bytes()), Some(1.5));
+        assert_eq!(Float64::from_bytes(&[0; 7]), None);
+    }
+}

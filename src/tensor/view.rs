@@ -1,0 +1,187 @@
+//! Tensors as the kernels see them: typed memory, in the logical order of its values.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use ndarray::{ArrayViewD, Axis, Slice};
+
+use super::dtype::{BFloat16, DType, Float, Float16, Float32, Float64};
+
+/// The values of one tensor, wherever they lie. Nothing here owns or copies them.
+#[derive(Debug)]
+pub enum Values<'a, F: Float> {
+    /// One after the other.
+    Contiguous(&'a [F::Raw]),
+    /// Apart, backwards, repeated or in another order of the axes.
+    Strided(ArrayViewD<'a, F::Raw>),
+    /// At odd addresses. The last axis holds the bytes of each value, in the order of this machine.
+    Bytes(ArrayViewD<'a, u8>),
+}
+
+impl<F: Float> Values<'_, F> {
+    /// The number of values.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Contiguous(values) => values.len(),
+            Self::Strided(view) => view.len(),
+            Self::Bytes(view) => view.len() / size_of::<F::Raw>(),
+        }
+    }
+
+    /// Whether there is no value.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The values at these positions in logical (C) order, copied only if they lie apart.
+    pub(super) fn range(&self, range: Range<usize>) -> Cow<'_, [F::Raw]> {
+        match self {
+            Self::Contiguous(values) => Cow::Borrowed(&values[range]),
+            Self::Strided(view) => {
+                let mut values = Vec::with_capacity(range.len());
+                gather(view, range, &mut values);
+                Cow::Owned(values)
+            }
+            Self::Bytes(view) => {
+                let width = size_of::<F::Raw>();
+                let mut bytes = Vec::with_capacity(range.len() * width);
+                gather(view, range.start * width..range.end * width, &mut bytes);
+                Cow::Owned(bytes.chunks_exact(width).filter_map(F::from_bytes).collect())
+            }
+        }
+    }
+}
+
+/// Appends the elements at these positions in logical (C) order.
+fn gather<T: Copy>(view: &ArrayViewD<'_, T>, range: Range<usize>, out: &mut Vec<T>) {
+    if range.is_empty() {
+        return;
+    }
+    let Some(&rows) = view.shape().first() else {
+        out.extend(view.first());
+        return;
+    };
+    let width = view.len() / rows;
+    // A part of a row at either end, and whole rows between them.
+    let (start, end) = (range.start.div_ceil(width), range.end / width);
+    let part = |row: usize, from: usize, to: usize, out: &mut Vec<T>| {
+        gather(&view.index_axis(Axis(0), row), from - row * width..to - row * width, out);
+    };
+    if start > end {
+        return part(end, range.start, range.end, out);
+    }
+    if range.start < start * width {
+        part(start - 1, range.start, start * width, out);
+    }
+    // Not `extend`: `for_each` runs over the innermost axis in one tight loop.
+    view.slice_axis(Axis(0), Slice::from(start..end)).iter().for_each(|&x| out.push(x));
+    if end * width < range.end {
+        part(end, end * width, range.end, out);
+    }
+}
+
+/// A tensor of one of the supported types.
+#[derive(Debug)]
+pub enum TensorView<'a> {
+    /// Values of f64.
+    Float64(Values<'a, Float64>),
+    /// Values of f32.
+    Float32(Values<'a, Float32>),
+    /// IEEE binary16, as bits.
+    Float16(Values<'a, Float16>),
+    /// The upper halves of f32, as bits.
+    BFloat16(Values<'a, BFloat16>),
+}
+
+/// Binds `$values` to the values of `$view` and `$F` to their type in `$body`.
+macro_rules! with_values {
+    ($view:expr, $F:ident, $values:ident => $body:expr) => {
+        match $view {
+            $crate::tensor::view::TensorView::Float64($values) => {
+                type $F = $crate::tensor::dtype::Float64;
+                $body
+            }
+            $crate::tensor::view::TensorView::Float32($values) => {
+                type $F = $crate::tensor::dtype::Float32;
+                $body
+            }
+            $crate::tensor::view::TensorView::Float16($values) => {
+                type $F = $crate::tensor::dtype::Float16;
+                $body
+            }
+            $crate::tensor::view::TensorView::BFloat16($values) => {
+                type $F = $crate::tensor::dtype::BFloat16;
+                $body
+            }
+        }
+    };
+}
+pub(super) use with_values;
+
+impl TensorView<'_> {
+    /// The number of values.
+    pub fn len(&self) -> usize {
+        with_values!(self, F, values => Values::<F>::len(values))
+    }
+
+    /// Whether there is no value.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The type of the values.
+    pub fn dtype(&self) -> DType {
+        with_values!(self, F, _values => F::DTYPE)
+    }
+
+    /// How much memory the values take.
+    pub(super) fn bytes(&self) -> usize {
+        with_values!(self, F, values => values.len() * size_of::<<F as Float>::Raw>())
+    }
+}
+
+impl<'a> From<&'a [f64]> for TensorView<'a> {
+    fn from(values: &'a [f64]) -> Self {
+        Self::Float64(Values::Contiguous(values))
+    }
+}
+
+impl<'a> From<&'a [f32]> for TensorView<'a> {
+    fn from(values: &'a [f32]) -> Self {
+        Self::Float32(Values::Contiguous(values))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::{Array, IxDyn, ShapeBuilder};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_range_of_any_view_is_that_of_its_copy(
+            shape in prop::collection::vec(1..5_usize, 0..5),
+            fortran: bool,
+            reversed in prop::collection::vec(any::<bool>(), 5),
+            steps in prop::collection::vec(1..3_isize, 5),
+            ends in (0.0..=1.0, 0.0..=1.0),
+        ) {
+            let n: usize = shape.iter().product();
+            let shape = IxDyn(&shape).set_f(fortran);
+            let array = Array::from_shape_vec(shape, (0..n).map(|i| i as f32).collect()).unwrap();
+            let mut view = array.view();
+            view.slice_each_axis_inplace(|axis| {
+                let k = axis.axis.index();
+                Slice::new(0, None, if reversed[k] { -steps[k] } else { steps[k] })
+            });
+            let copy: Vec<f32> = view.iter().copied().collect();
+            let (a, b): (f64, f64) = ends;
+            let (a, b) = ((a * copy.len() as f64) as usize, (b * copy.len() as f64) as usize);
+            let range = a.min(b)..a.max(b);
+            let values = Values::<Float32>::Strided(view);
+            prop_assert_eq!(&*values.range(range.clone()), &copy[range]);
+        }
+    }
+}
