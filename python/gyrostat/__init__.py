@@ -13,14 +13,19 @@ from gyrostat import _core
 from gyrostat.findings import Finding, Severity
 from gyrostat.runlogs import audit
 from gyrostat.spikes import SpikeDetector, find_spikes
+from gyrostat.tensors import TensorStats, summarize, summarize_all, total_norm
 
 __all__ = [
     "Finding",
     "Severity",
     "SpikeDetector",
+    "TensorStats",
     "__version__",
     "audit",
     "find_spikes",
+    "summarize",
+    "summarize_all",
+    "total_norm",
 ]
 
 __version__: str = _core.build_info()["version"]

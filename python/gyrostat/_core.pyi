@@ -3,7 +3,16 @@ from typing import Any, TypedDict, final, type_check_only
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SpikeDetector", "build_info", "find_spikes"]
+__all__ = [
+    "SpikeDetector",
+    "TensorStats",
+    "build_info",
+    "find_spikes",
+    "merge_all",
+    "summarize",
+    "summarize_all",
+    "total_norm",
+]
 
 @type_check_only
 class _BuildInfo(TypedDict):
@@ -29,3 +38,140 @@ def find_spikes(
     loss: NDArray[np.float64], grad_norm: NDArray[np.float64] | None, false_alarms_per_10k: float
 ) -> NDArray[np.int64]:
     """Indices of the alarms; both arrays one-dimensional and contiguous."""
+
+@final
+class TensorStats:
+    """The record of one tensor, or of several merged.
+
+    Norms, moments, extremes and the histogram are of the finite values; NaN and infinities are
+    counted apart. Variance, skewness and kurtosis are those of the population (divisor n). What
+    cannot be told is NaN: mean, variance and extremes of no value, skewness and kurtosis of equal
+    values. Counts, extremes and the histogram are exact. Relative error for float64 and float32:
+    L1 and L2 at most 1e-12; sum and mean at most 1e-12 times L1; variance and kurtosis about 1e-12.
+
+    Records are equal if every bit of them is. They can be pickled.
+    """
+
+    @property
+    def dtype(self) -> str | None:
+        """Type of the values, ``"mixed"`` after a merge of several, None for no tensor."""
+
+    @property
+    def count(self) -> int:
+        """Number of values, finite or not."""
+
+    @property
+    def nan_count(self) -> int: ...
+    @property
+    def posinf_count(self) -> int: ...
+    @property
+    def neginf_count(self) -> int: ...
+    @property
+    def nonfinite_count(self) -> int:
+        """NaN, +Inf and -Inf together."""
+
+    @property
+    def zero_count(self) -> int:
+        """Zeros of either sign."""
+
+    @property
+    def subnormal_count(self) -> int:
+        """Values that are subnormal in the tensor's own dtype."""
+
+    @property
+    def min(self) -> float: ...
+    @property
+    def max(self) -> float: ...
+    @property
+    def absmax(self) -> float: ...
+    @property
+    def sum(self) -> float: ...
+    @property
+    def mean(self) -> float: ...
+    @property
+    def var(self) -> float:
+        """Population variance (``ddof=0``)."""
+
+    @property
+    def std(self) -> float:
+        """Population standard deviation, right even where the variance leaves float64."""
+
+    @property
+    def l1(self) -> float: ...
+    @property
+    def l2(self) -> float: ...
+    @property
+    def skewness(self) -> float: ...
+    @property
+    def kurtosis(self) -> float:
+        """Excess kurtosis: 0 for a normal distribution."""
+
+    @property
+    def exponent_histogram(self) -> NDArray[np.int64]:
+        """Exact counts of floor(log2|x|) over the finite values other than zero."""
+
+    @property
+    def exponents(self) -> NDArray[np.int64]:
+        """The exponent of each bin of :attr:`exponent_histogram`; the occupied span only."""
+
+    def abs_quantile(self, q: float) -> float:
+        """A quantile of the magnitudes of the finite values, zeros included.
+
+        Interpolated inside its bin of the histogram, so off by a factor of 2 at most; NaN if there
+        is no finite value.
+
+        Args:
+            q: From 0 to 1.
+
+        Raises:
+            ValueError: If ``q`` is out of range.
+        """
+
+    def underflow_fraction(self, fmt: str) -> float:
+        """Share of the finite values other than zero that become zero in a smaller format.
+
+        Exact, but that values of exactly half its smallest subnormal number count as kept.
+
+        Args:
+            fmt: ``"float16"``, ``"bfloat16"``, ``"float32"``, ``"float8_e4m3fn"`` or
+                ``"float8_e5m2"``.
+
+        Raises:
+            ValueError: If ``fmt`` is not known.
+        """
+
+    def overflow_fraction(self, fmt: str) -> float:
+        """Share of the finite values beyond what a smaller format holds after rounding.
+
+        Exact, but for the one bin of the histogram in which the limit lies: values are taken to be
+        spread evenly on a logarithmic scale within it and within the extremes.
+
+        Args:
+            fmt: As in :meth:`underflow_fraction`.
+
+        Raises:
+            ValueError: If ``fmt`` is not known.
+        """
+
+    def merge(self, other: TensorStats) -> TensorStats:
+        """The record of the values of both. Counts, extremes and the histogram are exact."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as plain values that strict JSON can hold, bit for bit."""
+
+    @staticmethod
+    def from_dict(d: dict[str, Any]) -> TensorStats:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            ValueError: If no tensor can have such a record.
+        """
+
+    def __eq__(self, other: object, /) -> bool: ...
+    def __ne__(self, other: object, /) -> bool: ...
+    __hash__: None  # type: ignore[assignment]
+
+def summarize(array: NDArray[Any], dtype: str) -> TensorStats: ...
+def summarize_all(tensors: list[tuple[NDArray[Any], str]]) -> list[TensorStats]: ...
+def total_norm(tensors: list[tuple[NDArray[Any], str]]) -> float: ...
+def merge_all(records: list[TensorStats]) -> TensorStats: ...

@@ -1,6 +1,8 @@
 //! The Python extension module `gyrostat._core`: convert, release the GIL, call. No arithmetic here.
 
 mod series;
+mod state;
+mod tensor;
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -35,6 +37,8 @@ mod _core {
     use super::build_info;
     #[pymodule_export]
     use super::series::{SpikeDetector, find_spikes};
+    #[pymodule_export]
+    use super::tensor::{TensorStats, merge_all, summarize, summarize_all, total_norm};
 
     use pyo3::prelude::*;
 

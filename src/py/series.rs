@@ -4,6 +4,7 @@ use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyDictMethods};
 
+use super::state::{check_version, field};
 use crate::error::Error;
 use crate::series::{self, SpikeState};
 
@@ -43,11 +44,7 @@ impl SpikeDetector {
     }
 
     fn load_state_dict(&mut self, d: &Bound<'_, PyDict>) -> PyResult<()> {
-        let version: u32 = field(d, "version")?;
-        if version != VERSION {
-            let message = format!("expected version {VERSION}, got {version}");
-            return Err(Error::State(message).into());
-        }
+        check_version(d, VERSION)?;
         let state = SpikeState {
             false_alarms_per_10k: field(d, "false_alarms_per_10k")?,
             linear: field(d, "linear")?,
@@ -60,16 +57,6 @@ impl SpikeDetector {
         self.0 = series::SpikeDetector::from_state(&state)?;
         Ok(())
     }
-}
-
-/// One field of a saved state.
-fn field<'py, T: FromPyObjectOwned<'py>>(d: &Bound<'py, PyDict>, key: &str) -> PyResult<T> {
-    let missing = || Error::State(format!("lacks {key}"));
-    let value = d.get_item(key)?.ok_or_else(missing)?;
-    value.extract::<T>().map_err(|error: T::Error| {
-        let error: PyErr = error.into();
-        Error::State(format!("{key}: {error}")).into()
-    })
 }
 
 #[pyfunction]

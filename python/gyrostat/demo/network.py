@@ -134,7 +134,5 @@ def _cross_entropy(logits: Array, labels: NDArray[np.int64]) -> tuple[float, Arr
 
 
 def _by_name(table: TensorTable, values: NDArray[np.float64]) -> dict[str, float]:
-    return {
-        record_name: float(value) if record.finite else float("nan")
-        for record_name, record, value in zip(table.names, table, values, strict=True)
-    }
+    norms = np.where(table.nonfinite_count, np.nan, values)
+    return dict(zip(table.names, norms.tolist(), strict=True))

@@ -139,12 +139,9 @@ def _norms(tensors: Mapping[str, torch.Tensor], order: float) -> dict[str, float
         return {}
     if all(t.device.type == "cpu" for t in tensors.values()):
         table = summarize_all(tensors)
-        finite = [r.nan_count + r.posinf_count + r.neginf_count == 0 for r in table]
-        norms = table.l2 if order == 2.0 else table.absmax
-        return {
-            name: float(norm) if fine else math.nan
-            for name, norm, fine in zip(table.names, norms, finite, strict=True)
-        }
+        norms = table.l2 if order == 2 else np.where(table.count, table.absmax, 0.0)
+        norms = np.where(table.nonfinite_count, np.nan, norms)
+        return dict(zip(table.names, norms.tolist(), strict=True))
     # One wait for the device, however many tensors there are.
     norms = torch._foreach_norm([t.float() for t in tensors.values()], order)  # noqa: SLF001
     return dict(zip(tensors, torch.stack(norms).tolist(), strict=True))
