@@ -11,6 +11,7 @@ import warnings
 
 from gyrostat import _core
 from gyrostat.findings import Finding, Severity
+from gyrostat.leakage import check_leakage
 from gyrostat.runlogs import audit
 from gyrostat.spikes import SpikeDetector, find_spikes
 
@@ -20,6 +21,7 @@ __all__ = [
     "SpikeDetector",
     "__version__",
     "audit",
+    "check_leakage",
     "find_spikes",
 ]
 

@@ -10,7 +10,7 @@
 
 use std::fmt::Write as _;
 
-use crate::leak::column::Cell;
+use crate::leak::column::{Cell, Column};
 use crate::leak::normalise::fold_case;
 use crate::leak::time;
 
@@ -67,6 +67,33 @@ pub fn show(cell: Cell<'_>) -> String {
         Cell::Span(v) => format!("{} s", v as f64 / 1e9),
         Cell::Clock(v) => time::clock(v),
     }
+}
+
+/// A row as people read it: its text, or `name=cell` for each column, in at most so many
+/// `characters`.
+pub fn show_row(
+    names: &[String],
+    columns: &[&dyn Column],
+    row: usize,
+    characters: usize,
+) -> String {
+    let mut out = String::new();
+    for (name, column) in names.iter().map(String::as_str).zip(columns) {
+        if !out.is_empty() {
+            out.push_str(", ");
+        }
+        let cell = show(column.cell(row));
+        if columns.len() > 1 {
+            out.extend([name, "="]);
+        }
+        out.push_str(&cell);
+        if let Some((end, _)) = out.char_indices().nth(characters) {
+            out.truncate(end);
+            out.push('…');
+            break;
+        }
+    }
+    out
 }
 
 fn tagged(tag: u8, value: i128, out: &mut Vec<u8>) {
@@ -134,6 +161,15 @@ mod tests {
         assert_eq!(normal(Cell::Float(2.999_999_999)), normal(Cell::Int(3)));
         assert_ne!(normal(Cell::Float(1.000_01)), normal(Cell::Float(1.000_02)));
         assert_ne!(normal(Cell::Int(1_234_567)), normal(Cell::Int(1_234_568)));
+    }
+
+    #[test]
+    fn rows_are_shown_up_to_a_length() {
+        let (a, b): (Vec<Option<&str>>, Vec<Option<&str>>) = (vec![Some("été")], vec![None]);
+        let names = ["a".to_owned(), "b".to_owned()];
+        let columns: [&dyn Column; 2] = [&a, &b];
+        assert_eq!(show_row(&names, &columns, 0, 99), "a=été, b=(missing)");
+        assert_eq!(show_row(&names[..1], &columns[..1], 0, 2), "ét…");
     }
 
     proptest! {

@@ -23,6 +23,22 @@ pub enum Cell<'a> {
     Clock(i128),
 }
 
+impl Cell<'_> {
+    /// The instant `ticks` of so many `nanoseconds` after 1970; the least `i64` is not-a-time.
+    pub fn instant(ticks: i64, nanoseconds: i128) -> Self {
+        if ticks == i64::MIN {
+            Self::Missing
+        } else {
+            Self::Instant(i128::from(ticks) * nanoseconds)
+        }
+    }
+
+    /// The duration of `ticks` of so many `nanoseconds`; the least `i64` is not-a-time.
+    pub fn span(ticks: i64, nanoseconds: i128) -> Self {
+        if ticks == i64::MIN { Self::Missing } else { Self::Span(i128::from(ticks) * nanoseconds) }
+    }
+}
+
 /// What a column holds, in a word for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {

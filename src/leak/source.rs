@@ -76,7 +76,7 @@ impl<'a> Texts<'a> {
                 return Err(Error::type_("text", "a column of text", format!("one of {kind}s")));
             }
         }
-        let ends = ends_of(splits.iter().map(|column| column.len()));
+        let ends = ends_of(splits.iter().map(Column::len));
         Ok(Self { splits, ends, shingled })
     }
 
