@@ -254,7 +254,7 @@ def _summary(leaks: _core.Leaks, subject: Subject) -> dict[str, object]:
     summary["pairs"] = len(leaks)
     if subject.near is not None:
         summary["near"] = f"Jaccard of at least {subject.near:g}"
-        summary["chance to find a pair of just that"] = statistics["recall"]
+        summary["recall at the threshold"] = statistics["recall"]
     if statistics["cut_groups"]:
         summary["groups of copies not listed pair by pair"] = statistics["cut_groups"]
     if statistics["cut_buckets"]:
