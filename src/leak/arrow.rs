@@ -94,7 +94,7 @@ fn chunk(name: &str, array: &ArrayRef) -> Result<Box<dyn Column>> {
             return Err(Error::Type {
                 parameter: "splits",
                 expected: "columns of numbers, text, bytes or times".into(),
-                got: format!("column {name:?} of type {other}; flatten it, or leave it out"),
+                got: format!("{name} of type {other}; flatten it, or leave it out"),
             });
         }
     })
@@ -182,7 +182,7 @@ struct Slices<A> {
 /// vouches for nothing.
 fn checked(name: &str, array: &ArrayRef) -> Result<()> {
     array.to_data().validate_full().map_err(|error| {
-        let got = format!("column {name:?} with broken Arrow data: {error}");
+        let got = format!("{name} with broken Arrow data: {error}");
         Error::value("splits", "valid UTF-8 text", got)
     })
 }

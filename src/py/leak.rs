@@ -135,8 +135,8 @@ pub(super) fn find_leaks(
         let mut split = Vec::with_capacity(columns.len());
         for (title, data) in columns {
             let place = match title.as_str() {
-                "" => format!("split {name:?}"),
-                title => format!("column {title:?} of split {name:?}"),
+                "" => format!("split '{name}'"),
+                title => format!("column '{title}' of split '{name}'"),
             };
             split.push(hold(data, &place, text)?);
         }
