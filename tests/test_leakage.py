@@ -7,11 +7,11 @@ import sys
 
 import numpy as np
 import pytest
-import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gyrostat
+import reference
 
 FOX = "the quick brown fox jumps over the lazy dog and runs far away from here"
 
@@ -223,8 +223,7 @@ def test_planted_duplicates_are_all_found_among_many():
     vocabulary = [f"w{i}" for i in range(500)]
     train = [list(rng.choice(vocabulary, rng.integers(30, 200))) for _ in range(600)]
     test = [list(rng.choice(vocabulary, rng.integers(30, 200))) for _ in range(200)]
-    for i in range(300):
-        test.append(edited(train[i], rng, share=0.02))
+    test += [edited(words, rng, share=0.02) for words in train[:300]]
     splits = {
         "train": [" ".join(words) for words in train],
         "test": [" ".join(words) for words in test],

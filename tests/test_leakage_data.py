@@ -46,7 +46,9 @@ def check(splits, **options):
 
 def ids(report, splits, kind):
     return {
-        frozenset((splits[p.left_split][p.left_row]["id"], splits[p.right_split][p.right_row]["id"]))
+        frozenset(
+            (splits[p.left_split][p.left_row]["id"], splits[p.right_split][p.right_row]["id"])
+        )
         for p in report.pairs
         if p.kind == kind
     }

@@ -304,7 +304,7 @@ def test_fingerprint_tells_content_type_shape_and_cut_apart():
 
 def test_fingerprint_refuses_what_it_cannot_read_in_place():
     x = np.arange(10)
-    with pytest.raises(TypeError, match="buffers: .* at 1, got one with gaps"):
+    with pytest.raises(TypeError, match=r"buffers: .* at 1, got one with gaps"):
         _core.fingerprint([x, x[::2]])
     with pytest.raises(TypeError, match="Python objects"):
         _core.fingerprint([np.array([None])])

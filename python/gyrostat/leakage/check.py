@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from gyrostat import _core
 from gyrostat.leakage.report import LeakageReport, Overlaps, Subject
@@ -163,7 +163,7 @@ class _Bars:
         self._phase: str | None = None
         self._bar: Any = None
 
-    def __enter__(self) -> _Bars:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exception: object) -> None:
