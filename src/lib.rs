@@ -11,6 +11,7 @@
 //! Nothing here knows Python but the module `py`, which is built with the feature `python`.
 
 pub mod error;
+pub mod leak;
 pub mod parallel;
 pub mod series;
 pub mod tensor;

@@ -1,5 +1,8 @@
 """Slow twins of the kernels, written for reading, that the tests hold the kernels against."""
 
+import itertools
+import unicodedata
+
 import numpy as np
 
 # Loss spikes
@@ -57,3 +60,56 @@ def _tail_quantile(residuals, p, share=0.4, shape=0.03):
     mean = (excess + 8 * 0.5 * scale) / (k + 8)
     reach = ((k / n / min(p, k / n)) ** shape - 1) / shape
     return max(start, 0) + mean * (1 - shape) * reach
+
+
+# Leakage
+
+_UNSPACED = ("CJK UNIFIED", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
+
+
+def leakage_words(text):
+    """The words of a text: lower-cased runs of letters and digits with their marks."""
+    lower = "".join(c.lower() for c in text).replace("\u03c2", "\u03c3")
+    words, last = [], ""
+    for c in unicodedata.normalize("NFC", lower):
+        mark = unicodedata.category(c)[0] == "M"
+        if not (c.isalnum() or (mark and last)):
+            last = ""
+            continue
+        alone = unicodedata.name(c, "").startswith(_UNSPACED)
+        if words and (mark or (last == "word" and not alone)):
+            words[-1] += c
+        else:
+            words.append(c)
+        last = last if mark else "letter" if alone else "word"
+    return words
+
+
+def leakage_shingles(words):
+    """The set of word 5-grams; fewer words are one."""
+    return {tuple(words[i : i + 5]) for i in range(max(len(words) - 4, min(len(words), 1)))}
+
+
+def leakage_pairs(splits, near, *, within=False):
+    """All pairs as (left split, left row, right split, right row, kind, similarity)."""
+    rows = []
+    for name, texts in splits.items():
+        for row, text in enumerate(texts):
+            if text is not None:
+                words = leakage_words(text)
+                rows.append((name, row, text, words, leakage_shingles(words)))
+    pairs = set()
+    for (a, i, text_a, words_a, set_a), (b, j, text_b, words_b, set_b) in itertools.combinations(
+        rows, 2
+    ):
+        if a == b and not within:
+            continue
+        if text_a == text_b:
+            pairs.add((a, i, b, j, "exact", 1.0))
+        elif words_a == words_b:
+            pairs.add((a, i, b, j, "normalised", 1.0))
+        elif near is not None and not set_a.isdisjoint(set_b):
+            similarity = len(set_a & set_b) / len(set_a | set_b)
+            if similarity >= near:
+                pairs.add((a, i, b, j, "near", similarity))
+    return pairs

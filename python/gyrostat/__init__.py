@@ -11,6 +11,7 @@ import warnings
 
 from gyrostat import _core
 from gyrostat.findings import Finding, Severity
+from gyrostat.leakage import check_leakage
 from gyrostat.runlogs import audit
 from gyrostat.spikes import SpikeDetector, find_spikes
 from gyrostat.tensors import TensorStats, summarize, summarize_all, total_norm
@@ -22,6 +23,7 @@ __all__ = [
     "TensorStats",
     "__version__",
     "audit",
+    "check_leakage",
     "find_spikes",
     "summarize",
     "summarize_all",

@@ -1,16 +1,24 @@
+from collections.abc import Callable, Sequence
 from typing import Any, TypedDict, final, type_check_only
 
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "ArrowColumn",
+    "Leaks",
     "SpikeDetector",
     "TensorStats",
     "build_info",
+    "find_leaks",
     "find_spikes",
+    "fingerprint",
     "merge_all",
+    "read_arrow",
+    "shared_groups",
     "summarize",
     "summarize_all",
+    "time_disorder",
     "total_norm",
 ]
 
@@ -175,3 +183,59 @@ def summarize(array: NDArray[Any], dtype: str) -> TensorStats: ...
 def summarize_all(tensors: list[tuple[NDArray[Any], str]]) -> list[TensorStats]: ...
 def total_norm(tensors: list[tuple[NDArray[Any], str]]) -> float: ...
 def merge_all(records: list[TensorStats]) -> TensorStats: ...
+
+@final
+class ArrowColumn:
+    is_text: bool
+    def __len__(self) -> int: ...
+
+def read_arrow(data: Any) -> list[tuple[str, ArrowColumn]]: ...
+
+@type_check_only
+class _Count(TypedDict):
+    left: str
+    right: str
+    kind: str
+    pairs: int
+    left_rows: int
+    right_rows: int
+    conflicts: int
+    first: list[int]
+    first_conflicts: list[int]
+
+@type_check_only
+class _Statistics(TypedDict):
+    rows: int
+    missing: int
+    distinct: int
+    bands: int
+    recall: float | None
+    compared: int
+    cut_buckets: int
+    cut_groups: int
+
+@final
+class Leaks:
+    def __len__(self) -> int: ...
+    def pair(self, index: int) -> tuple[str, int, str, int, str, float, bool | None]: ...
+    def counts(self) -> list[_Count]: ...
+    def shown(self, index: int) -> tuple[str, str]: ...
+    def statistics(self) -> _Statistics: ...
+    def kept(self, index: int) -> NDArray[np.int64]: ...
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
+
+def find_leaks(
+    splits: Sequence[tuple[str, Sequence[tuple[str, Any]]]],
+    *,
+    text: bool,
+    labels: Sequence[Any] | None,
+    near: float | None,
+    within: bool,
+    examples: int,
+    progress: Callable[[str, int, int], object],
+) -> Leaks: ...
+def shared_groups(
+    groups: Sequence[Any], examples: int
+) -> list[tuple[int, int, int, int, int, list[str]]]: ...
+def time_disorder(times: Sequence[Any]) -> list[tuple[int, int, int, str, str]]: ...
+def fingerprint(buffers: Sequence[NDArray[Any]]) -> str: ...

@@ -1,5 +1,8 @@
 //! The Python extension module `gyrostat._core`: convert, release the GIL, call. No arithmetic here.
 
+mod arrow;
+mod column;
+mod leak;
 mod series;
 mod state;
 mod tensor;
@@ -34,7 +37,11 @@ fn build_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 #[pymodule]
 mod _core {
     #[pymodule_export]
+    use super::arrow::{ArrowColumn, read_arrow};
+    #[pymodule_export]
     use super::build_info;
+    #[pymodule_export]
+    use super::leak::{Leaks, find_leaks, fingerprint, shared_groups, time_disorder};
     #[pymodule_export]
     use super::series::{SpikeDetector, find_spikes};
     #[pymodule_export]

@@ -1,0 +1,431 @@
+//! The whole search: from sources to pairs.
+
+use crate::error::{Error, Result};
+use crate::leak::cells;
+use crate::leak::clean;
+use crate::leak::column::{Cell, Column};
+use crate::leak::groups::{Groups, Progress};
+use crate::leak::likeness::{CellBlocks, Likeness, ShingleSets};
+use crate::leak::pairs::{Expansion, Kind, Pair};
+use crate::leak::search::{Found, MIXED, Search};
+use crate::leak::source::{Rows, Source, Texts, locate};
+
+/// What counts as a leak.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Options {
+    /// Least similarity of near duplicates; `None` leaves them out.
+    pub near: Option<f64>,
+    /// Whether pairs inside one split count.
+    pub within: bool,
+}
+
+impl Options {
+    /// # Errors
+    /// [`Error::Value`] if `near` is not in (0, 1].
+    pub fn new(near: Option<f64>, within: bool) -> Result<Self> {
+        match near {
+            Some(near) if !(near > 0.0 && near <= 1.0) => {
+                Err(Error::value("near", "a number above 0 and at most 1, or None", near))
+            }
+            _ => Ok(Self { near, within }),
+        }
+    }
+}
+
+/// How the search went.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Statistics {
+    /// Rows in all splits.
+    pub rows: usize,
+    /// Rows without content, which were not compared.
+    pub missing: usize,
+    /// Rows of different content.
+    pub distinct: usize,
+    /// Keys of each row under which near duplicates were looked up.
+    pub bands: usize,
+    /// Probability that a pair right at the threshold was compared.
+    pub recall: Option<f64>,
+    /// Similarities computed.
+    pub compared: usize,
+    /// Buckets of near duplicates too large to be compared in full.
+    pub cut_buckets: usize,
+    /// Groups with more pairs than are listed.
+    pub cut_groups: usize,
+}
+
+/// One row of the table of pairs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Leak {
+    /// Split and row of the one side, the earlier of the two.
+    pub left: (usize, usize),
+    /// Split and row of the other side.
+    pub right: (usize, usize),
+    /// How the two are the same.
+    pub kind: Kind,
+    /// Exact Jaccard similarity of their features; 1 unless the kind is near.
+    pub similarity: f64,
+    /// Whether their labels differ; `None` if a label is not known.
+    pub label_conflict: Option<bool>,
+}
+
+/// All leaks that were found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Leaks {
+    ends: Vec<usize>,
+    pairs: Vec<Pair>,
+    conflicts: Vec<Option<bool>>,
+    kept: Vec<Vec<usize>>,
+    statistics: Statistics,
+}
+
+impl Leaks {
+    /// Looks for texts that are the same.
+    ///
+    /// # Errors
+    /// [`Error`] for columns that hold no text; whatever `progress` returns.
+    pub fn in_texts<E: From<Error>>(
+        splits: &[&dyn Column],
+        labels: Option<&[&dyn Column]>,
+        options: Options,
+        progress: &mut Progress<'_, E>,
+    ) -> std::result::Result<Self, E> {
+        let source = Texts::new(splits.to_vec(), options.near.is_some())?;
+        let groups = Groups::new(&source, options.near.is_some(), progress)?;
+        let likeness = options.near.map(ShingleSets::new);
+        let likeness = likeness.as_ref().map(|likeness| likeness as &dyn Likeness);
+        Self::new(&source, &groups, likeness, labels, options, progress)
+    }
+
+    /// Looks for table rows that are the same; `splits[s][c]` is column `c` of split `s`.
+    ///
+    /// # Errors
+    /// [`Error`] for splits of different columns; whatever `progress` returns.
+    pub fn in_rows<E: From<Error>>(
+        splits: Vec<Vec<&dyn Column>>,
+        labels: Option<&[&dyn Column]>,
+        options: Options,
+        progress: &mut Progress<'_, E>,
+    ) -> std::result::Result<Self, E> {
+        let source = Rows::new(splits, options.near.is_some())?;
+        let groups = Groups::new(&source, false, progress)?;
+        let likeness = options.near.map(|near| CellBlocks::new(near, &groups.features));
+        let likeness = likeness.as_ref().map(|likeness| likeness as &dyn Likeness);
+        Self::new(&source, &groups, likeness, labels, options, progress)
+    }
+
+    fn new<E: From<Error>>(
+        source: &dyn Source,
+        groups: &Groups,
+        likeness: Option<&dyn Likeness>,
+        labels: Option<&[&dyn Column]>,
+        options: Options,
+        progress: &mut Progress<'_, E>,
+    ) -> std::result::Result<Self, E> {
+        let ends = source.ends().to_vec();
+        let Options { near, within } = options;
+        let homes: Vec<u32> = (0..groups.nodes()).map(|node| home(groups, &ends, node)).collect();
+        // Nodes have different features, so none reach similarity 1.
+        let found = match likeness.filter(|_| near.is_some_and(|near| near < 1.0)) {
+            Some(likeness) => {
+                let features = &groups.features;
+                Search { features, homes: &homes, within, likeness }.run(progress)?
+            }
+            None => Found::default(),
+        };
+        progress("pairs", 0, 1)?;
+        let (pairs, cut_groups) = Expansion::new(groups, &ends, within).run(&found.edges);
+        let kept = clean::kept(groups, &ends, &found.edges, within);
+        let conflicts = match labels {
+            Some(labels) => conflicts(labels, &ends, &pairs),
+            None => vec![None; pairs.len()],
+        };
+        progress("pairs", 1, 1)?;
+        let statistics = Statistics {
+            rows: source.rows(),
+            missing: groups.missing(),
+            distinct: groups.normal.len(),
+            bands: likeness.map_or(0, Likeness::bands),
+            recall: likeness.map(Likeness::recall),
+            compared: found.compared,
+            cut_buckets: found.cut_buckets,
+            cut_groups,
+        };
+        Ok(Self { ends, pairs, conflicts, kept, statistics })
+    }
+
+    /// Number of pairs.
+    pub fn len(&self) -> usize {
+        self.pairs.len()
+    }
+
+    /// Whether there is no pair.
+    pub fn is_empty(&self) -> bool {
+        self.pairs.is_empty()
+    }
+
+    /// The pair at `index`, in the order of its left and then its right row.
+    pub fn get(&self, index: usize) -> Option<Leak> {
+        let pair = self.pairs.get(index)?;
+        Some(Leak {
+            left: locate(&self.ends, pair.left),
+            right: locate(&self.ends, pair.right),
+            kind: pair.kind,
+            similarity: pair.similarity,
+            label_conflict: self.conflicts[index],
+        })
+    }
+
+    /// Rows to keep of a split, ascending: all but those with a kept copy in a later split or, if
+    /// pairs inside one split count, earlier in their own.
+    pub fn kept(&self, split: usize) -> Option<&[usize]> {
+        self.kept.get(split).map(Vec::as_slice)
+    }
+
+    /// Number of splits.
+    pub fn splits(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// How the search went.
+    pub fn statistics(&self) -> &Statistics {
+        &self.statistics
+    }
+}
+
+/// The only split that a node has rows in, or [`MIXED`].
+fn home(groups: &Groups, ends: &[usize], node: usize) -> u32 {
+    let rows = groups.rows.get(node);
+    let ends_of = |row: Option<&usize>| row.map_or(0, |&row| locate(ends, row).0);
+    let (first, last) = (ends_of(rows.first()), ends_of(rows.last()));
+    if first == last { first as u32 } else { MIXED }
+}
+
+/// Whether the labels of each pair differ, `None` where one is missing.
+fn conflicts(labels: &[&dyn Column], ends: &[usize], pairs: &[Pair]) -> Vec<Option<bool>> {
+    let label = |row: usize, out: &mut Vec<u8>| {
+        out.clear();
+        let (split, row) = locate(ends, row);
+        cells::encode(labels.get(split).map_or(Cell::Missing, |column| column.cell(row)), out);
+    };
+    let mut missing = Vec::new();
+    cells::encode(Cell::Missing, &mut missing);
+    let (mut left, mut right) = (Vec::new(), Vec::new());
+    let differ = |pair: &Pair| {
+        label(pair.left, &mut left);
+        label(pair.right, &mut right);
+        (left != missing && right != missing).then_some(left != right)
+    };
+    pairs.iter().map(differ).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::leak::{normalise, shingle};
+    use proptest::prelude::*;
+
+    type Split = Vec<Option<String>>;
+
+    fn search(splits: &[Split], near: Option<f64>, within: bool) -> Leaks {
+        let views: Vec<Vec<Option<&str>>> =
+            splits.iter().map(|texts| texts.iter().map(Option::as_deref).collect()).collect();
+        let columns: Vec<&dyn Column> = views.iter().map(|texts| texts as &dyn Column).collect();
+        let options = Options::new(near, within).unwrap();
+        Leaks::in_texts::<Error>(&columns, None, options, &mut |_, _, _| Ok(())).unwrap()
+    }
+
+    fn list(leaks: &Leaks) -> Vec<Leak> {
+        (0..leaks.len()).filter_map(|i| leaks.get(i)).collect()
+    }
+
+    /// Every pair, by definition.
+    fn brute_force(splits: &[Split], near: Option<f64>, within: bool) -> Vec<Leak> {
+        let shingles = |text: &str| {
+            let mut out = Vec::new();
+            let form = normalise::normalise(text);
+            shingle::shingles_into(form.as_bytes(), &mut Vec::new(), &mut out);
+            out
+        };
+        let rows: Vec<((usize, usize), &String)> = splits
+            .iter()
+            .enumerate()
+            .flat_map(|(s, texts)| {
+                texts.iter().enumerate().filter_map(move |(r, t)| Some(((s, r), t.as_ref()?)))
+            })
+            .collect();
+        let mut out = Vec::new();
+        for (i, &(left, a)) in rows.iter().enumerate() {
+            for &(right, b) in &rows[i + 1..] {
+                if left.0 == right.0 && !within {
+                    continue;
+                }
+                let (x, y) = (shingles(a), shingles(b));
+                let union = x.len() + y.iter().filter(|s| !x.contains(s)).count();
+                let both = x.len() + y.len() - union;
+                let similarity = if union == 0 { 1.0 } else { both as f64 / union as f64 };
+                let (kind, similarity) = if a == b {
+                    (Kind::Exact, 1.0)
+                } else if normalise::normalise(a) == normalise::normalise(b) {
+                    (Kind::Normalised, 1.0)
+                } else if near.is_some_and(|near| similarity >= near) {
+                    (Kind::Near, similarity)
+                } else {
+                    continue;
+                };
+                out.push(Leak { left, right, kind, similarity, label_conflict: None });
+            }
+        }
+        out
+    }
+
+    /// Texts of few words, so that copies of all kinds abound.
+    fn splits() -> impl Strategy<Value = Vec<Split>> {
+        let word = prop::sample::select(vec!["a", "b", "A", "b.", "ç"]);
+        let text = prop::collection::vec(word, 0..9).prop_map(|words| words.join(" "));
+        prop::collection::vec(prop::collection::vec(prop::option::weighted(0.9, text), 0..14), 1..4)
+    }
+
+    proptest! {
+        #[test]
+        fn every_pair_is_found_and_no_other(splits in splits(), near in prop::option::of(0.3_f64..=1.0), within in any::<bool>()) {
+            prop_assert_eq!(list(&search(&splits, near, within)), brute_force(&splits, near, within));
+        }
+
+        #[test]
+        fn no_pair_is_left_among_the_kept_rows(splits in splits(), near in prop::option::of(0.3_f64..=1.0), within in any::<bool>()) {
+            let leaks = search(&splits, near, within);
+            let pairs = list(&leaks);
+            let kept: Vec<Vec<usize>> = (0..splits.len()).map(|s| leaks.kept(s).unwrap().to_vec()).collect();
+            let keeps = |(split, row): (usize, usize)| kept[split].contains(&row);
+            for pair in &pairs {
+                prop_assert!(!(keeps(pair.left) && keeps(pair.right)));
+            }
+            for (split, texts) in splits.iter().enumerate() {
+                for row in (0..texts.len()).filter(|&row| !keeps((split, row))) {
+                    let reason = pairs.iter().any(|pair| {
+                        (pair.left == (split, row) && keeps(pair.right))
+                            || (pair.right == (split, row) && keeps(pair.left))
+                    });
+                    prop_assert!(reason, "{split} {row} dropped for nothing");
+                }
+            }
+        }
+    }
+
+    fn repeated(text: &str, n: usize) -> Split {
+        vec![Some(text.to_owned()); n]
+    }
+
+    #[test]
+    fn copies_without_number_stay_linear() {
+        let n = 50_000;
+        let leaks =
+            search(&[repeated("the same text", n), repeated("the same text", n)], None, false);
+        assert_eq!(leaks.len(), 2 * n - 1);
+        assert_eq!(leaks.statistics().cut_groups, 1);
+        assert_eq!((leaks.kept(0).unwrap().len(), leaks.kept(1).unwrap().len()), (0, n));
+
+        let leaks = search(&[repeated("the same text", n)], None, true);
+        assert_eq!(leaks.len(), n - 1);
+        assert_eq!(leaks.kept(0).unwrap(), [0]);
+    }
+
+    #[test]
+    fn hubs_of_near_duplicates_stay_linear() {
+        let words: Vec<String> = (0..40).map(|i| format!("w{i}")).collect();
+        let hub = repeated(&words.join(" "), 20_000);
+        let spokes: Split = (0..50).map(|i| Some(format!("{} x{i}", words.join(" ")))).collect();
+        let leaks = search(&[hub, spokes], Some(0.8), false);
+        let touched = |side: fn(&Leak) -> (usize, usize)| {
+            list(&leaks).iter().map(side).collect::<std::collections::BTreeSet<_>>().len()
+        };
+        assert_eq!((touched(|leak| leak.left), touched(|leak| leak.right)), (20_000, 50));
+        assert!(leaks.len() < 21_000, "{}", leaks.len());
+        assert_eq!(leaks.kept(0).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn a_family_of_templates_is_bounded_and_found() {
+        let words: Vec<String> = (0..60).map(|i| format!("w{i}")).collect();
+        let text = |side: &str, i: usize| Some(format!("{} {side}{i}", words.join(" ")));
+        let family: Vec<Split> =
+            ["train", "test"].map(|s| (0..2_000).map(|i| text(s, i)).collect()).to_vec();
+        let leaks = search(&family, Some(0.8), false);
+        assert!(leaks.statistics().cut_buckets > 0);
+        assert!(leaks.len() < 1_000_000, "{}", leaks.len());
+        assert!(leaks.kept(0).unwrap().is_empty());
+        assert_eq!(leaks.kept(1).unwrap().len(), 2_000);
+    }
+
+    #[test]
+    fn rows_that_differ_in_few_cells_are_found_without_exception() {
+        let cells = 20;
+        let values: Vec<Vec<Option<String>>> = (0..cells)
+            .map(|c| {
+                (0..400).map(|r| Some(format!("{}", (r * 7919 + c * 104_729) % 1009))).collect()
+            })
+            .collect();
+        let mut copies = values.clone();
+        for r in 0..400 {
+            // Two cells of twenty: 18 / 22 = 0.818.
+            copies[r % cells][r] = Some("changed".into());
+            copies[(r * 3 + 1) % cells][r] = Some("changed".into());
+        }
+        let views =
+            |columns: &[Vec<Option<String>>]| -> Vec<Vec<Option<String>>> { columns.to_vec() };
+        let (left, right) = (views(&values), views(&copies));
+        let borrow = |columns: &'static [Vec<Option<&'static str>>]| {
+            columns.iter().map(|column| column as &dyn Column).collect::<Vec<_>>()
+        };
+        let leak = |columns: Vec<Vec<Option<String>>>| -> &'static [Vec<Option<&'static str>>] {
+            let texts = columns
+                .into_iter()
+                .map(|column| column.into_iter().map(|text| text.map(|t| &*t.leak())).collect());
+            texts.collect::<Vec<_>>().leak()
+        };
+        let splits = vec![borrow(leak(left)), borrow(leak(right))];
+        let options = Options::new(Some(0.8), false).unwrap();
+        let leaks = Leaks::in_rows::<Error>(splits, None, options, &mut |_, _, _| Ok(())).unwrap();
+        let found: Vec<(usize, usize)> = list(&leaks)
+            .iter()
+            .filter(|l| l.kind == Kind::Near)
+            .map(|l| (l.left.1, l.right.1))
+            .collect();
+        assert_eq!(found, (0..400).map(|r| (r, r)).collect::<Vec<_>>());
+        assert_eq!(leaks.statistics().recall, Some(1.0));
+    }
+
+    #[test]
+    fn labels_that_differ_are_conflicts() {
+        let texts: [Vec<Option<&str>>; 2] =
+            [vec![Some("a b"), Some("c")], vec![Some("A b"), Some("c")]];
+        let labels: [Vec<Option<&str>>; 2] = [vec![Some("x"), None], vec![Some("y"), Some("x")]];
+        let texts: Vec<&dyn Column> = texts.iter().map(|t| t as &dyn Column).collect();
+        let labels: Vec<&dyn Column> = labels.iter().map(|t| t as &dyn Column).collect();
+        let options = Options::new(None, false).unwrap();
+        let leaks = Leaks::in_texts::<Error>(&texts, Some(&labels), options, &mut |_, _, _| Ok(()))
+            .unwrap();
+        let conflicts: Vec<_> = list(&leaks).iter().map(|leak| leak.label_conflict).collect();
+        assert_eq!(conflicts, [Some(true), None]);
+        let counts = crate::leak::table::counts(&leaks, 3);
+        assert_eq!(counts.len(), 2);
+        assert_eq!((counts[1].kind, counts[1].conflicts), (Kind::Normalised, 1));
+        assert_eq!((&counts[1].first[..], &counts[1].first_conflicts[..]), (&[0][..], &[0][..]));
+    }
+
+    #[test]
+    fn an_error_of_the_progress_ends_the_search() {
+        let texts: Vec<Option<&str>> = vec![Some("a")];
+        let options = Options::new(None, true).unwrap();
+        let stop = Error::State("stop".into());
+        let mut progress = |_: &'static str, _: usize, _: usize| Err(stop.clone());
+        assert_eq!(Leaks::in_texts(&[&texts], None, options, &mut progress), Err(stop.clone()));
+    }
+
+    #[test]
+    fn thresholds_out_of_range_are_refused() {
+        for near in [0.0, -0.5, 1.01, f64::NAN] {
+            assert!(Options::new(Some(near), false).is_err(), "{near}");
+        }
+    }
+}
