@@ -33,7 +33,7 @@ def test_the_guard_blames_the_bad_batch_and_the_damaged_layer(tmp_path):
     skipped = next(f for f in report.findings if f.step == 400)
     assert skipped.culprit.batch is not None
     damaged = next(f for f in report.findings if f.code == "weight-jump")
-    assert damaged.culprit.layer == "layer1.weight"
+    assert damaged.culprit.layer == "layer2.weight"
     done = next(s for s in report.sections if s.title == "What was done")
     assert [row[1] for row in done.rows] == [Action.SKIP, Action.ROLLBACK]
 

@@ -95,21 +95,21 @@ def test_a_huge_batch_is_skipped_before_it_reaches_the_weights():
     assert same(before[100], before[101])
 
 
-def test_a_flipped_bit_in_a_weight_is_blamed_and_rolled_back():
+def test_a_corrupted_weight_is_blamed_and_rolled_back():
     training, guard = start()
     loader = batches()
 
-    def flip(step):
+    def corrupt(step):
         if step == 120:
-            training.weight_bits()[1234] ^= np.uint32(1 << 27)
+            training.weight_bits()[123] ^= np.uint32(0x7000_0000)
 
-    verdicts = train(guard, training, loader, flip)
+    verdicts = train(guard, training, loader, corrupt)
     assert [i for i, v in enumerate(verdicts) if not v] == [120]
     (incident,) = guard.incidents
     assert incident.action is Action.ROLLBACK
     assert incident.restored_step == 100
     damage = next(f for f in incident.findings if f.code == "weight-jump")
-    assert damage.culprit.layer == "layer1.weight"
+    assert damage.culprit.layer == "layer2.weight"
     assert guard.bad_batches == frozenset()
     assert training.validate(DIGITS.validation) < 1
 

@@ -2,10 +2,12 @@
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,6 +33,14 @@ def test_every_public_name_is_there_and_documented():
     for name in gyrostat.__all__:
         value = getattr(gyrostat, name)
         assert name == "__version__" or value.__doc__
+
+
+def test_inside_the_package_only_the_core_is_imported_from_its_top():
+    for path in Path(gyrostat.__file__).parent.rglob("*.py"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if re.match(r"\s*(from gyrostat import|import gyrostat$)", line):
+                from_above = path.name == "cli.py" and line == "import gyrostat"
+                assert from_above or line == "from gyrostat import _core", f"{path}: {line}"
 
 
 def test_importing_loads_no_framework_and_is_fast():

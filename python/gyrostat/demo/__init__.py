@@ -28,9 +28,9 @@ _BATCH = 64
 _EPOCHS = 50
 _BAD_BATCH_STEP = 400
 _BAD_BATCH_SCALE = 1e4
-_FLIP_STEP = 700
-_FLIPPED_BIT = 27  # of the exponent: the weight grows 65,536-fold
-_FLIPPED_WEIGHT = 1234
+_CORRUPT_STEP = 700
+_CORRUPT_WEIGHT = 123
+_CORRUPT_BITS = np.uint32(0x7000_0000)  # of the exponent, in one byte: 2^32 times the weight
 
 
 class Training(Protocol):
@@ -49,7 +49,7 @@ class Training(Protocol):
         """The loss on ``batch``."""
 
     def weight_bits(self) -> NDArray[np.uint32]:
-        """The bits of the second layer's weights, shared with the model, as one row."""
+        """The bits of the last layer's weights, shared with the model, as one row."""
 
 
 @dataclass
@@ -70,7 +70,7 @@ def run_demo(
     """Trains a small real model clean, unguarded and guarded, then checks a real text corpus.
 
     The unguarded and the guarded run meet the same two faults: one batch whose pixels arrive ten
-    thousand times too large, and later a flipped bit in one weight.
+    thousand times too large, and later a corrupted byte in one weight.
 
     Args:
         out: Where the HTML report goes.
@@ -133,8 +133,8 @@ def _train(
             if faults:
                 loader = _with_bad_batch(loader, _BAD_BATCH_STEP - epoch * per_epoch)
             for batch in guard.batches(loader) if guard is not None else loader:
-                if faults and len(run.losses) == _FLIP_STEP:
-                    training.weight_bits()[_FLIPPED_WEIGHT] ^= np.uint32(1 << _FLIPPED_BIT)
+                if faults and len(run.losses) == _CORRUPT_STEP:
+                    training.weight_bits()[_CORRUPT_WEIGHT] ^= _CORRUPT_BITS
                 loss = training.backward(batch)
                 run.losses.append(loss)
                 if guard is None or (verdict := guard.approve(loss)):
@@ -157,7 +157,7 @@ def _with_bad_batch(loader: Iterator[Batch], at: int) -> Iterator[Batch]:
 def _results(runs: list[_Run]) -> list[tuple[str, str, str]]:
     clean = runs[0].validation
     return [
-        (run.name, f"{run.validation:.4f}", f"{100 * (run.validation / clean - 1):+,.1f} %")
+        (run.name, f"{run.validation:.4g}", f"{100 * (run.validation / clean - 1):+.3g} %")
         for run in runs
     ]
 
@@ -198,7 +198,7 @@ def _report(runs: list[_Run], rows: list[tuple[str, str, str]], leakage: Leakage
     columns = ("run", "final validation loss", "against clean")
     run_report = guard.report()
     return Report(
-        "Gyrostat demo: one bad batch, one flipped bit, one leaky split",
+        "Gyrostat demo: one bad batch, one corrupted byte, one leaky split",
         [*guard.findings, *leakage.findings],
         summary={"steps a run": len(steps), **leakage.summary},
         sections=[

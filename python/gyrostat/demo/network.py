@@ -82,8 +82,8 @@ class NumpyTraining:
         return _cross_entropy(self._forward(images)[-1], labels)[0]
 
     def weight_bits(self) -> NDArray[np.uint32]:
-        """The bits of the second layer's weights, for a fault to be planted in."""
-        return self._weights["layer1.weight"].view(np.uint32).reshape(-1)
+        """The bits of the last layer's weights, for a fault to be planted in."""
+        return self._weights["layer2.weight"].view(np.uint32).reshape(-1)
 
     def _forward(self, images: Array) -> list[Array]:
         inputs = [images]

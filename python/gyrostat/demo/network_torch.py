@@ -56,6 +56,6 @@ class TorchTraining:
         return float(self._loss(self._model(images), labels))
 
     def weight_bits(self) -> NDArray[np.uint32]:
-        """The bits of the second layer's weights, for a fault to be planted in."""
-        weight = dict(self._model.named_parameters())["2.weight"]
+        """The bits of the last layer's weights, for a fault to be planted in."""
+        weight = dict(self._model.named_parameters())["4.weight"]
         return weight.detach().numpy().view(np.uint32).reshape(-1)

@@ -14,14 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from gyrostat import guard
+from gyrostat.guard import Guard as AnyGuard
+from gyrostat.guard import Policy
 from gyrostat.guard.batches import leaves
 from gyrostat.tensors import summarize_all
 
 __all__ = ["Guard", "TorchSubject"]
 
 
-class Guard(guard.Guard):
+class Guard(AnyGuard):
     """Watches a PyTorch run and acts on what it finds.
 
     Example:
@@ -55,7 +56,7 @@ class Guard(guard.Guard):
         optimizer: torch.optim.Optimizer,
         scheduler: Any = None,
         scaler: torch.amp.GradScaler | None = None,
-        policy: str | guard.Policy = "recover",
+        policy: str | Policy = "recover",
         run_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
@@ -139,12 +140,13 @@ def _norms(tensors: Mapping[str, torch.Tensor], order: float) -> dict[str, float
         return {}
     if all(t.device.type == "cpu" for t in tensors.values()):
         table = summarize_all(tensors)
-        norms = table.l2 if order == 2 else np.where(table.count, table.absmax, 0.0)
-        norms = np.where(table.nonfinite_count, np.nan, norms)
+        norms = table.l2 if order == 2 else np.nan_to_num(table.absmax)  # NaN if it is empty
+        norms[table.nonfinite_count > 0] = math.nan
         return dict(zip(table.names, norms.tolist(), strict=True))
     # One wait for the device, however many tensors there are.
-    norms = torch._foreach_norm([t.float() for t in tensors.values()], order)  # noqa: SLF001
-    return dict(zip(tensors, torch.stack(norms).tolist(), strict=True))
+    values = [t.float() for t in tensors.values() if t.numel()]
+    each = iter(torch.stack(torch._foreach_norm(values, order)).tolist())  # noqa: SLF001
+    return {name: next(each) if t.numel() else 0.0 for name, t in tensors.items()}
 
 
 def _to_host(value: Any) -> Any:
