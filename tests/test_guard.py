@@ -101,7 +101,8 @@ def test_a_corrupted_weight_is_blamed_and_rolled_back():
 
     def corrupt(step):
         if step == 120:
-            training.weight_bits()[123] ^= np.uint32(0x7000_0000)
+            weights = training.weight_bits().view(np.float32)
+            weights[np.argmax(np.abs(weights))] *= 2.0**32
 
     verdicts = train(guard, training, loader, corrupt)
     assert [i for i, v in enumerate(verdicts) if not v] == [120]

@@ -21,12 +21,12 @@ Array = NDArray[np.float32]
 
 _SIZES = (64, 128, 128, 10)
 _SMOOTHING = 0.1  # label smoothing
-_BETAS = (0.9, 0.999)
-_DECAY = 1e-2
+_MOMENTUM = 0.9
+_DECAY = 1e-4
 
 
 class NumpyTraining:
-    """A three-layer perceptron with AdamW and a cosine schedule.
+    """A three-layer perceptron with SGD, momentum and a cosine schedule.
 
     Args:
         seed: Of the initial weights.
@@ -34,14 +34,14 @@ class NumpyTraining:
         learning_rate: At its start.
     """
 
-    def __init__(self, seed: int, steps: int, learning_rate: float = 2e-3) -> None:
+    def __init__(self, seed: int, steps: int, learning_rate: float = 0.05) -> None:
         rng = np.random.default_rng(seed)
         self._weights: dict[str, Array] = {}
         for i, (n, m) in enumerate(pairwise(_SIZES)):
             scale = np.sqrt(2 / n)
             self._weights[f"layer{i}.weight"] = (rng.standard_normal((n, m)) * scale).astype("f4")
             self._weights[f"layer{i}.bias"] = np.zeros(m, dtype="f4")
-        self._moments = {n: np.zeros((2, *w.shape), "f4") for n, w in self._weights.items()}
+        self._velocity = {name: np.zeros_like(w) for name, w in self._weights.items()}
         self._gradients: dict[str, Array] = {}
         self._updates = 0
         self._steps = steps
@@ -63,18 +63,14 @@ class NumpyTraining:
         return loss
 
     def update(self) -> None:
-        """One step of AdamW (Loshchilov and Hutter, 2019)."""
+        """One step of SGD with momentum and weight decay."""
         rate = self._learning_rate * (1 + np.cos(np.pi * self._updates / self._steps)) / 2
         self._updates += 1
         for name, weight in self._weights.items():
-            gradient = self._gradients[name]
-            first, second = self._moments[name]
-            first += (1 - _BETAS[0]) * (gradient - first)
-            second += (1 - _BETAS[1]) * (gradient * gradient - second)
-            unbiased_first = first / (1 - _BETAS[0] ** self._updates)
-            unbiased_second = second / (1 - _BETAS[1] ** self._updates)
-            step = unbiased_first / (np.sqrt(unbiased_second) + 1e-8) + _DECAY * weight
-            np.subtract(weight, np.float32(rate) * step, out=weight)
+            velocity = self._velocity[name]
+            velocity *= _MOMENTUM
+            velocity += self._gradients[name] + _DECAY * weight
+            np.subtract(weight, np.float32(rate) * velocity, out=weight)
 
     def validate(self, batch: Batch) -> float:
         """The loss on ``batch``."""
@@ -110,12 +106,12 @@ class NumpyTraining:
         return False
 
     def capture(self) -> object:
-        """Weights, moments and the position in the schedule."""
-        return copy.deepcopy((self._weights, self._moments, self._updates))
+        """Weights, velocities and the position in the schedule."""
+        return copy.deepcopy((self._weights, self._velocity, self._updates))
 
     def restore(self, state: Any) -> None:
         """Goes back to a captured state."""
-        self._weights, self._moments, self._updates = copy.deepcopy(state)
+        self._weights, self._velocity, self._updates = copy.deepcopy(state)
 
     def leaves(self, batch: object) -> Iterable[NDArray[Any]]:
         """The arrays of a batch."""

@@ -15,7 +15,7 @@ __all__ = ["TorchTraining"]
 
 
 class TorchTraining:
-    """A three-layer perceptron with AdamW and a cosine schedule.
+    """A three-layer perceptron with SGD, momentum and a cosine schedule.
 
     Args:
         seed: Of the initial weights.
@@ -23,13 +23,15 @@ class TorchTraining:
         learning_rate: At its start.
     """
 
-    def __init__(self, seed: int, steps: int, learning_rate: float = 2e-3) -> None:
+    def __init__(self, seed: int, steps: int, learning_rate: float = 0.05) -> None:
         torch.manual_seed(seed)
         self._model = nn.Sequential(
             nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10)
         )
         self._loss = nn.CrossEntropyLoss(label_smoothing=0.1)
-        self._optimizer = torch.optim.AdamW(self._model.parameters(), learning_rate)
+        self._optimizer = torch.optim.SGD(
+            self._model.parameters(), learning_rate, momentum=0.9, weight_decay=1e-4
+        )
         self._scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self._optimizer, steps)
 
     def guard(self, policy: str | Policy, run_dir: str | None = None) -> Guard:
