@@ -18,6 +18,8 @@ fn normal(n: usize) -> Vec<f32> {
 }
 
 fn kernels(c: &mut Criterion) {
+    type Run = fn(&TensorView<'_>);
+
     let n = 1 << 22;
     let single = normal(n);
     let double: Vec<f64> = single.iter().copied().map(f64::from).collect();
@@ -35,7 +37,7 @@ fn kernels(c: &mut Criterion) {
         ("f32, 95 % zeros", TensorView::from(&sparse[..])),
         ("f32, 0.1 % NaN", TensorView::from(&holed[..])),
     ];
-    let runs: [(&str, fn(&TensorView<'_>)); 2] = [
+    let runs: [(&str, Run); 2] = [
         ("summarize", |tensor| drop(black_box(summarize(tensor)))),
         ("total_norm", |tensor| {
             black_box(total_norm(std::slice::from_ref(tensor)));

@@ -144,6 +144,9 @@ class TensorTable:
     def __len__(self) -> int:
         return len(self._records)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._index
+
     def __getattr__(self, column: str) -> NDArray[Any]:
         if column not in _COLUMNS:
             raise AttributeError(f"{type(self).__name__!r} has no attribute {column!r}")

@@ -144,22 +144,24 @@ impl<F: Float> Tally<F> {
     /// left, since most of the bins are empty and most tensors small.
     fn histogram(&self, finite: &Moments) -> ExponentHistogram {
         let subnormals = self.subnormals.iter().sum::<u64>();
-        let zeros = u64::from(self.unusual().0) - subnormals;
-        let mut left = finite.count - zeros;
-        if left == 0 {
+        let normals = finite.count - u64::from(self.unusual().0);
+        let mut exponent = if normals > 0 {
+            exponent(finite.absmax())
+        } else if let Some(bit) = self.subnormals.iter().rposition(|&n| n > 0) {
+            F::MIN_EXPONENT + bit as i32
+        } else {
             return ExponentHistogram::default();
-        }
-        let mut first = exponent(finite.absmax());
-        let mut counts = vec![self.count(first)];
-        left -= counts[0];
+        };
+        let mut counts = vec![self.count(exponent)];
+        let mut left = normals + subnormals - counts[0];
         while left > 0 {
-            first -= 1;
-            let count = self.count(first);
+            exponent -= 1;
+            let count = self.count(exponent);
             counts.push(count);
             left -= count;
         }
         counts.reverse();
-        ExponentHistogram::new(first, &counts)
+        ExponentHistogram::new(exponent, &counts)
     }
 
     fn count(&self, exponent: i32) -> u64 {
