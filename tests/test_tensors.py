@@ -7,9 +7,9 @@ import sys
 import ml_dtypes
 import numpy as np
 import pytest
-import reference
 
 import gyrostat
+import reference
 from gyrostat import TensorStats
 
 needs_long_double = pytest.mark.skipif(

@@ -6,10 +6,10 @@ import math
 import ml_dtypes
 import numpy as np
 import pytest
-import reference
 import torch
 
 import gyrostat
+import reference
 
 RNG = np.random.default_rng(3)
 TENSORS = {

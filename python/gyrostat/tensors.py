@@ -195,10 +195,10 @@ def _all_readable(
     return tuple(readable), tuple(missing), list(readable.values())
 
 
-def _pairs(tensors: Tensors) -> Iterable[tuple[Any, Any]]:
+def _pairs(tensors: Any) -> Iterable[tuple[Any, Any]]:
     if isinstance(tensors, Mapping):
         return tensors.items()
-    if isinstance(tensors, str | bytes) or _kind(type(tensors)) is not None:
+    if isinstance(tensors, str | bytes) or _kind(tensors) is not None:
         raise TypeError(
             f"tensors: expected several by name or in a sequence, got one {type(tensors).__name__}"
         )
@@ -221,7 +221,7 @@ def _readable(x: Any, name: str | None = None) -> tuple[NDArray[Any], str]:
 
     ``name`` is that of the tensor in a collection, for messages.
     """
-    kind = _kind(type(x))
+    kind = _kind(x)
     if kind == "torch":
         return _from_torch(x, name)
     if kind == "numpy":
@@ -264,9 +264,13 @@ def _unreadable(name: str | None, expected: str, got: str) -> TypeError:
     return TypeError(f"{parameter}: expected {expected}, got {got}")
 
 
+def _kind(x: object) -> str | None:
+    """How the memory of a tensor is reached; None if ``x`` is none."""
+    return _kind_of_class(type(x))  # type: ignore[arg-type]  # a class is hashable
+
+
 @functools.lru_cache
-def _kind(cls: type) -> str | None:
-    """How the memory of an object of this class is reached; None if it is no tensor."""
+def _kind_of_class(cls: type) -> str | None:
     if issubclass(cls, np.ma.MaskedArray):
         return None  # what the mask hides would be counted
     if issubclass(cls, np.ndarray | np.generic):
