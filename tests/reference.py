@@ -113,3 +113,64 @@ def leakage_pairs(splits, near, *, within=False):
             if similarity >= near:
                 pairs.add((a, i, b, j, "near", similarity))
     return pairs
+
+
+# Tensor statistics
+
+
+def tensor_stats(x):
+    """The record of an array of any supported dtype, in long double, from the definitions."""
+    with np.errstate(invalid="ignore"):  # signalling NaN
+        values = np.asarray(x).astype(np.longdouble).ravel()
+    finite = values[np.isfinite(values)]
+    magnitudes = np.abs(finite[finite != 0])
+    stats = {
+        "count": values.size,
+        "nan_count": np.isnan(values).sum(),
+        "posinf_count": np.isposinf(values).sum(),
+        "neginf_count": np.isneginf(values).sum(),
+        "nonfinite_count": values.size - finite.size,
+        "zero_count": finite.size - magnitudes.size,
+        "subnormal_count": (magnitudes < _smallest_normal(x.dtype)).sum(),
+        "sum": finite.sum(),
+        "l1": magnitudes.sum(),
+        "l2": np.sqrt((magnitudes**2).sum()),
+    }
+    unknown = np.longdouble("nan")
+    if finite.size == 0:
+        names = ("min", "max", "absmax", "mean", "var", "std", "skewness", "kurtosis")
+        return stats | dict.fromkeys(names, unknown)
+    # Twice: the mean of the distances makes up for the rounding of the first mean.
+    mean = finite.mean()
+    mean += (finite - mean).mean()
+    m2, m3, m4 = (((finite - mean) ** k).mean() for k in (2, 3, 4))
+    spread = finite.min() < finite.max()
+    return stats | {
+        "min": finite.min(),
+        "max": finite.max(),
+        "absmax": np.abs(finite).max(),
+        "mean": mean,
+        "var": m2 if spread else np.longdouble(0),
+        "std": np.sqrt(m2) if spread else np.longdouble(0),
+        "skewness": m3 / m2**1.5 if spread else unknown,
+        "kurtosis": m4 / m2**2 - 3 if spread else unknown,
+    }
+
+
+def exponent_counts(x):
+    """How often floor(log2|x|) takes each value, over the finite values other than zero."""
+    with np.errstate(invalid="ignore"):  # signalling NaN
+        values = np.abs(np.asarray(x).astype(np.longdouble).ravel())
+    exponents = np.frexp(values[np.isfinite(values) & (values > 0)])[1] - 1
+    return dict(zip(*(a.tolist() for a in np.unique(exponents, return_counts=True)), strict=True))
+
+
+def total_norm(arrays):
+    """The Euclidean norm of all values together, in long double."""
+    squares = [(np.asarray(x).astype(np.longdouble) ** 2).sum() for x in arrays]
+    return np.sqrt(np.sum(squares, dtype=np.longdouble))
+
+
+def _smallest_normal(dtype):
+    exponent = {"float64": -1022, "float32": -126, "bfloat16": -126, "float16": -14}[dtype.name]
+    return np.ldexp(np.longdouble(1), exponent)

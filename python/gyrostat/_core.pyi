@@ -123,10 +123,10 @@ class TensorStats:
         """The exponent of each bin of :attr:`exponent_histogram`; the occupied span only."""
 
     def abs_quantile(self, q: float) -> float:
-        """A quantile of the magnitudes of the finite values, zeros included.
+        """The magnitude of rank floor(q (n - 1)) of the n finite values, zeros included.
 
-        Interpolated inside its bin of the histogram, so off by a factor of 2 at most; NaN if there
-        is no finite value.
+        Its bin of the histogram is exact, its place inside is interpolated on a logarithmic scale:
+        off by a factor of 2 at most. Zeros and ``q=1`` are exact. NaN if there is no finite value.
 
         Args:
             q: From 0 to 1.
@@ -138,7 +138,9 @@ class TensorStats:
     def underflow_fraction(self, fmt: str) -> float:
         """Share of the finite values other than zero that become zero in a smaller format.
 
-        Exact, but that values of exactly half its smallest subnormal number count as kept.
+        With s the smallest subnormal number of the format, values up to s/2 become zero. Below s/2
+        lie whole bins of the histogram, so the share is exact but for values of exactly s/2: these
+        count as kept, unless that is ``absmax``. 0 if there is no value other than zero.
 
         Args:
             fmt: ``"float16"``, ``"bfloat16"``, ``"float32"``, ``"float8_e4m3fn"`` or
@@ -151,8 +153,10 @@ class TensorStats:
     def overflow_fraction(self, fmt: str) -> float:
         """Share of the finite values beyond what a smaller format holds after rounding.
 
-        Exact, but for the one bin of the histogram in which the limit lies: values are taken to be
-        spread evenly on a logarithmic scale within it and within the extremes.
+        They become infinite, or NaN in ``"float8_e4m3fn"``. Exactly 0 if ``absmax`` fits. Exact
+        but for the one bin of the histogram in which the limit lies, [2^15, 2^16) for
+        ``"float16"``: values are taken to be spread evenly on a logarithmic scale within that bin
+        and within the extremes. 0 if there is no finite value.
 
         Args:
             fmt: As in :meth:`underflow_fraction`.
@@ -162,7 +166,11 @@ class TensorStats:
         """
 
     def merge(self, other: TensorStats) -> TensorStats:
-        """The record of the values of both. Counts, extremes and the histogram are exact."""
+        """The record of the values of both; neither is changed.
+
+        Counts, extremes and the histogram are exact, moments agree with those of the whole up to
+        rounding. ``a.merge(b) == b.merge(a)``, bit for bit.
+        """
 
     def to_dict(self) -> dict[str, Any]:
         """The record as plain values that strict JSON can hold, bit for bit."""

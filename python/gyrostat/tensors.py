@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["TensorStats", "TensorTable", "summarize", "summarize_all", "total_norm"]
 
 _DTYPES = ("float64", "float32", "float16", "bfloat16")
+_EXPECTED_DTYPE = f"dtype {', '.join(_DTYPES)} in the byte order of this machine"
 _COLUMNS = (
     "count",
     "nan_count",
@@ -59,9 +61,13 @@ def summarize(x: Any) -> TensorStats:
 
     Raises:
         TypeError: If ``x`` is no such tensor.
+
+    Example:
+        >>> s = summarize(np.array([3.0, -4.0, 0.0, np.nan]))
+        >>> s.l2, s.zero_count, s.nan_count
+        (5.0, 1, 1)
     """
-    array, dtype = _readable(x, "x")
-    return _core.summarize(array, dtype)
+    return _core.summarize(*_readable(x))
 
 
 def summarize_all(tensors: Tensors) -> TensorTable:
@@ -83,6 +89,7 @@ def summarize_all(tensors: Tensors) -> TensorTable:
 
     Raises:
         TypeError: If one of them is no such tensor; the message has its name.
+        ValueError: If a name comes twice.
     """
     names, missing, readable = _all_readable(tensors)
     return TensorTable(names, _core.summarize_all(readable), missing)
@@ -91,7 +98,7 @@ def summarize_all(tensors: Tensors) -> TensorTable:
 def total_norm(tensors: Tensors) -> float:
     """The L2 norm of all values of all tensors together.
 
-    Relative error at most 1e-12 for float64 and float32; neither overflows nor underflows unless
+    Relative error at most 1e-12, whatever the dtype; it neither overflows nor underflows unless
     the norm itself does. Unlike the finite norm :attr:`TensorStats.l2` it does not hide a NaN:
     NaN if there is one, else Inf if there is one, so that clipping by it is never silently wrong.
 
@@ -137,6 +144,9 @@ class TensorTable:
     def __len__(self) -> int:
         return len(self._records)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._index
+
     def __getattr__(self, column: str) -> NDArray[Any]:
         if column not in _COLUMNS:
             raise AttributeError(f"{type(self).__name__!r} has no attribute {column!r}")
@@ -171,89 +181,107 @@ def _all_readable(
     tensors: Tensors,
 ) -> tuple[tuple[str, ...], tuple[str, ...], list[tuple[NDArray[Any], str]]]:
     """Names, names of the missing, and the arrays with the dtypes of their values."""
-    names, missing, readable = [], [], []
+    readable: dict[str, tuple[NDArray[Any], str]] = {}
+    missing: list[str] = []
     for name, tensor in _pairs(tensors):
+        if not isinstance(name, str):
+            raise TypeError(f"tensors: expected names that are strings, got {name!r}")
+        if name in readable or name in missing:
+            raise ValueError(f"tensors: expected each name once, got {name!r} more often")
         if tensor is None:
             missing.append(name)
-            continue
-        readable.append(_readable(tensor, f"tensors[{name!r}]"))
-        names.append(name)
-    if len(set(names)) != len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"tensors: expected each name once, got {twice} more often")
-    return tuple(names), tuple(missing), readable
+        else:
+            readable[name] = _readable(tensor, name)
+    return tuple(readable), tuple(missing), list(readable.values())
 
 
-def _pairs(tensors: Tensors) -> Iterator[tuple[str, Any]]:
+def _pairs(tensors: Any) -> Iterable[tuple[Any, Any]]:
     if isinstance(tensors, Mapping):
-        yield from ((str(name), tensor) for name, tensor in tensors.items())
-        return
-    if isinstance(tensors, np.ndarray | str | bytes) or _is_torch(tensors):
+        return tensors.items()
+    if isinstance(tensors, str | bytes) or _kind(tensors) is not None:
         raise TypeError(
             f"tensors: expected several by name or in a sequence, got one {type(tensors).__name__}"
         )
     try:
-        items = iter(tensors)
+        items = enumerate(tensors)
     except TypeError as error:
         raise TypeError(
             f"tensors: expected a mapping or a sequence, got {type(tensors).__name__}"
         ) from error
-    for i, item in enumerate(items):
-        named = isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str)
-        yield (item[0], item[1]) if named else (str(i), item)
+    return (
+        item
+        if isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str)
+        else (str(i), item)
+        for i, item in items
+    )
 
 
-def _readable(x: Any, parameter: str) -> tuple[NDArray[Any], str]:
-    """An array that the core can read, and the dtype of its values.
+def _readable(x: Any, name: str | None = None) -> tuple[NDArray[Any], str]:
+    """An array that the core can read, 16-bit types as uint16, and the dtype of its values.
 
-    16-bit types come as uint16, what is not aligned as its bytes in one more axis.
+    ``name`` is that of the tensor in a collection, for messages.
     """
-    if isinstance(x, np.ma.MaskedArray):
-        raise TypeError(f"{parameter}: expected no mask, got a masked array; fill or drop first")
-    if isinstance(x, np.ndarray | np.generic):
-        array, dtype = np.asarray(x), x.dtype.name
-    elif _is_torch(x):
-        array, dtype = _from_torch(x, parameter)
-    elif hasattr(x, "__dlpack__"):
+    kind = _kind(x)
+    if kind == "torch":
+        return _from_torch(x, name)
+    if kind == "numpy":
+        array = np.asarray(x)
+    elif kind == "dlpack":
         try:
             array = np.from_dlpack(x)
         except (TypeError, ValueError, RuntimeError, BufferError) as error:
-            raise TypeError(f"{parameter}: cannot be read through DLPack: {error}") from error
-        dtype = array.dtype.name
+            got = f"{type(x).__name__}: {error}"
+            raise _unreadable(name, "a tensor in host memory that DLPack can share", got) from error
     else:
-        raise TypeError(
-            f"{parameter}: expected a NumPy array, a PyTorch tensor or a DLPack object, "
-            f"got {type(x).__name__}"
-        )
-    if dtype not in _DTYPES:
-        raise TypeError(f"{parameter}: expected one of {', '.join(_DTYPES)}, got {dtype}")
-    if not array.dtype.isnative:
-        raise TypeError(f"{parameter}: expected the byte order of this machine, got the other")
-    if not array.flags.aligned:
-        return array[..., np.newaxis].view(np.uint8), dtype
+        expected = "a NumPy array without a mask, a PyTorch tensor or a DLPack object"
+        raise _unreadable(name, expected, type(x).__name__)
+    dtype = _dtype_name(array.dtype)
+    if dtype is None:
+        raise _unreadable(name, _EXPECTED_DTYPE, repr(array.dtype))
     return (array.view(np.uint16) if array.itemsize == 2 else array), dtype
 
 
-def _is_torch(x: Any) -> bool:
-    """Whether ``x`` is a tensor of PyTorch, without importing it."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(x, torch.Tensor)
-
-
-def _from_torch(x: Any, parameter: str) -> tuple[NDArray[Any], str]:
-    dtype = str(x.dtype).removeprefix("torch.")
-    if str(x.layout) != "torch.strided":
-        raise TypeError(f"{parameter}: expected a dense tensor, got layout {x.layout}")
-    if x.device.type != "cpu":
-        raise TypeError(
-            f"{parameter}: expected a tensor in host memory, got one on {x.device}; use .cpu()"
-        )
-    if dtype not in _DTYPES:
-        raise TypeError(f"{parameter}: expected one of {', '.join(_DTYPES)}, got {dtype}")
-    detached = x.detach()
+def _from_torch(x: Any, name: str | None) -> tuple[NDArray[Any], str]:
+    dtype = _dtype_name(x.dtype)
+    if dtype is None:
+        raise _unreadable(name, _EXPECTED_DTYPE, str(x.dtype))
     try:
-        if dtype == "bfloat16":  # which NumPy lacks
-            return detached.view(sys.modules["torch"].int16).numpy(), dtype
-        return detached.numpy(), dtype
+        if x.requires_grad:
+            x = x.detach()
+        if x.itemsize == 2:  # NumPy lacks bfloat16
+            x = x.view(sys.modules["torch"].uint16)
+        return x.numpy(), dtype
     except (RuntimeError, TypeError) as error:
-        raise TypeError(f"{parameter}: its memory cannot be read: {error}") from error
+        if x.device.type != "cpu":
+            got = f"one on {x.device}; use .cpu()"
+            raise _unreadable(name, "a tensor in host memory", got) from error
+        got = f"layout {x.layout}: {error}"
+        raise _unreadable(name, "a dense tensor that shares its memory", got) from error
+
+
+def _unreadable(name: str | None, expected: str, got: str) -> TypeError:
+    parameter = "x" if name is None else f"tensors[{name!r}]"
+    return TypeError(f"{parameter}: expected {expected}, got {got}")
+
+
+def _kind(x: object) -> str | None:
+    """How the memory of a tensor is reached; None if ``x`` is none."""
+    return _kind_of_class(type(x))  # type: ignore[arg-type]  # a class is hashable
+
+
+@functools.lru_cache
+def _kind_of_class(cls: type) -> str | None:
+    if issubclass(cls, np.ma.MaskedArray):
+        return None  # what the mask hides would be counted
+    if issubclass(cls, np.ndarray | np.generic):
+        return "numpy"
+    if any(base.__module__ == "torch" and base.__name__ == "Tensor" for base in cls.__mro__):
+        return "torch"
+    return "dlpack" if hasattr(cls, "__dlpack__") and hasattr(cls, "__dlpack_device__") else None
+
+
+@functools.lru_cache
+def _dtype_name(dtype: object) -> str | None:
+    """The name of a NumPy or torch dtype that the core reads; None for any other."""
+    name = dtype.name if isinstance(dtype, np.dtype) else str(dtype).removeprefix("torch.")
+    return name if name in _DTYPES and getattr(dtype, "isnative", True) else None

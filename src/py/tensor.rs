@@ -1,66 +1,92 @@
 //! Bindings of `tensor`.
 
-use numpy::{IntoPyArray, PyArray1, PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn};
+use numpy::{
+    Element, IntoPyArray, PyArray1, PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn,
+    PyUntypedArrayMethods,
+};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyDictMethods};
 
 use super::state::{check_version, field, float, plain_float};
 use crate::error::Error;
-use crate::tensor::{self, DType, State, TensorView, Values};
+use crate::tensor::{self, DType, Float, State, TensorView, Values};
 
 const VERSION: u32 = 1;
 
-/// An array that is held, and how its values are to be read.
+/// The number of axes up to which the `numpy` crate can view an array that is not contiguous.
+const MAX_AXES: usize = 32;
+
+/// A tensor that is held while its values are read.
 enum Held<'py> {
-    Float64(PyReadonlyArrayDyn<'py, f64>),
-    Float32(PyReadonlyArrayDyn<'py, f32>),
-    Float16(PyReadonlyArrayDyn<'py, u16>),
-    BFloat16(PyReadonlyArrayDyn<'py, u16>),
-    /// Not aligned: the last axis holds the bytes of each value.
-    Bytes(PyReadonlyArrayDyn<'py, u8>, DType),
+    Float64(Memory<'py, f64>),
+    Float32(Memory<'py, f32>),
+    Float16(Memory<'py, u16>),
+    BFloat16(Memory<'py, u16>),
+}
+
+/// The array that holds the values of a tensor.
+enum Memory<'py, T: Element> {
+    Aligned(PyReadonlyArrayDyn<'py, T>),
+    /// The bytes of the values, along one more axis.
+    Unaligned(PyReadonlyArrayDyn<'py, u8>),
 }
 
 impl<'py> Held<'py> {
-    /// `dtype` is the type of the values; 16-bit types come as uint16, what is not aligned as uint8.
+    /// `dtype` is the type of the values; 16-bit types come as uint16.
     fn new(array: &Bound<'py, PyAny>, dtype: &str) -> PyResult<Self> {
-        let unknown = || Error::type_("tensor", "a floating-point dtype", dtype);
-        let dtype = DType::from_name(dtype).ok_or_else(unknown)?;
-        if let Ok(bytes) = array.cast::<PyArrayDyn<u8>>() {
-            return Ok(Self::Bytes(bytes.try_readonly()?, dtype));
-        }
-        Ok(match dtype {
-            DType::Float64 => Self::Float64(array.cast::<PyArrayDyn<f64>>()?.try_readonly()?),
-            DType::Float32 => Self::Float32(array.cast::<PyArrayDyn<f32>>()?.try_readonly()?),
-            DType::Float16 => Self::Float16(array.cast::<PyArrayDyn<u16>>()?.try_readonly()?),
-            DType::BFloat16 => Self::BFloat16(array.cast::<PyArrayDyn<u16>>()?.try_readonly()?),
-            DType::Mixed => return Err(unknown().into()),
+        Ok(match DType::from_name(dtype) {
+            Some(DType::Float64) => Self::Float64(Memory::new(array)?),
+            Some(DType::Float32) => Self::Float32(Memory::new(array)?),
+            Some(DType::Float16) => Self::Float16(Memory::new(array)?),
+            Some(DType::BFloat16) => Self::BFloat16(Memory::new(array)?),
+            _ => return Err(Error::type_("tensor", "a floating-point dtype", dtype).into()),
         })
     }
 
     fn view(&self) -> PyResult<TensorView<'_>> {
         Ok(match self {
-            Self::Float64(array) => TensorView::Float64(values(array)),
-            Self::Float32(array) => TensorView::Float32(values(array)),
-            Self::Float16(array) => TensorView::Float16(values(array)),
-            Self::BFloat16(array) => TensorView::BFloat16(values(array)),
-            Self::Bytes(array, dtype) => match dtype {
-                DType::Float64 => TensorView::Float64(Values::Bytes(array.as_array())),
-                DType::Float32 => TensorView::Float32(Values::Bytes(array.as_array())),
-                DType::Float16 => TensorView::Float16(Values::Bytes(array.as_array())),
-                DType::BFloat16 => TensorView::BFloat16(Values::Bytes(array.as_array())),
-                DType::Mixed => return Err(Error::type_("tensor", "one dtype", "several").into()),
-            },
+            Self::Float64(memory) => TensorView::Float64(memory.values()?),
+            Self::Float32(memory) => TensorView::Float32(memory.values()?),
+            Self::Float16(memory) => TensorView::Float16(memory.values()?),
+            Self::BFloat16(memory) => TensorView::BFloat16(memory.values()?),
         })
     }
 }
 
-fn values<'a, F>(array: &'a PyReadonlyArrayDyn<'_, F::Raw>) -> Values<'a, F>
-where
-    F: tensor::Float<Raw: numpy::Element>,
-{
-    match array.as_slice() {
-        Ok(contiguous) => Values::Contiguous(contiguous),
-        Err(_) => Values::Strided(array.as_array()),
+impl<'py, T: Element> Memory<'py, T> {
+    fn new(array: &Bound<'py, PyAny>) -> PyResult<Self> {
+        let typed = array.cast::<PyArrayDyn<T>>()?;
+        let width = size_of::<T>();
+        // A field of a packed record starts anywhere, and its values any number of bytes apart.
+        if typed.is_aligned() && typed.strides().iter().all(|stride| stride % width as isize == 0) {
+            return Ok(Self::Aligned(typed.try_readonly()?));
+        }
+        let bytes = array.call_method1("view", (vec![("bytes", "u1", (width,))],))?;
+        let bytes = bytes.get_item("bytes")?.cast_into::<PyArrayDyn<u8>>()?;
+        Ok(Self::Unaligned(bytes.try_readonly()?))
+    }
+
+    fn values<F: Float<Raw = T>>(&self) -> PyResult<Values<'_, F>> {
+        let (len, axes) = match self {
+            Self::Aligned(array) => (array.len(), array.ndim()),
+            Self::Unaligned(bytes) => (bytes.len(), bytes.ndim()),
+        };
+        if len == 0 {
+            return Ok(Values::Contiguous(&[]));
+        }
+        if let Self::Aligned(array) = self
+            && array.is_c_contiguous()
+        {
+            return Ok(Values::Contiguous(array.as_slice()?));
+        }
+        if axes > MAX_AXES {
+            let expected = format!("at most {MAX_AXES} axes in a strided tensor");
+            return Err(Error::value("tensor", expected, axes).into());
+        }
+        Ok(match self {
+            Self::Aligned(array) => Values::Strided(array.as_array()),
+            Self::Unaligned(bytes) => Values::Bytes(bytes.as_array()),
+        })
     }
 }
 

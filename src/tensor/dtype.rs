@@ -61,7 +61,7 @@ mod sealed {
 /// The implementors are names, never values: memory holds [`Float::Raw`].
 pub trait Float: sealed::Sealed {
     /// One value as memory holds it.
-    type Raw: Copy + Send + Sync;
+    type Raw: Copy + Default + Send + Sync;
     /// The type by name.
     const DTYPE: DType;
     /// Width of the stored mantissa.
@@ -73,12 +73,20 @@ pub trait Float: sealed::Sealed {
     const FIELDS: usize = 2 * (Self::BIAS as usize + 1);
     /// The exponent of the smallest subnormal number.
     const MIN_EXPONENT: i32 = 1 - Self::BIAS - Self::MANTISSA_BITS as i32;
+    /// Whether sums of fourth powers need no scale whatever the values are.
+    const NARROW: bool = Self::BIAS <= 127;
 
     /// The sign, exponent and mantissa in the low bits of an integer.
     fn bits(raw: Self::Raw) -> u64;
 
-    /// The value, exactly.
+    /// The value. A subnormal number may be read as zero on a thread where a framework has asked
+    /// the processor for that.
     fn decode(raw: Self::Raw) -> f64;
+
+    /// The value, without reading a subnormal number as one.
+    fn decode_subnormal(raw: Self::Raw) -> f64 {
+        Self::decode(raw)
+    }
 
     /// The value that `bytes` hold in the order of this machine; `None` if there are too few.
     fn from_bytes(bytes: &[u8]) -> Option<Self::Raw>;
@@ -153,6 +161,18 @@ impl Float for Float32 {
         f64::from(raw)
     }
 
+    fn decode_subnormal(raw: f32) -> f64 {
+        const TINY: u64 = (1023 - 126) << 52; // 2^-126, the smallest normal number of f32
+        let bits = raw.to_bits();
+        if bits & 0x7f80_0000 != 0 {
+            return f64::from(raw);
+        }
+        // A subnormal number m * 2^-149 is (2^-126 + m * 2^-149) - 2^-126.
+        let mantissa = u64::from(bits & 0x007f_ffff) << (52 - 23);
+        let magnitude = f64::from_bits(TINY | mantissa) - f64::from_bits(TINY);
+        f64::from_bits(magnitude.to_bits() | u64::from(bits & 0x8000_0000) << 32)
+    }
+
     fn from_bytes(bytes: &[u8]) -> Option<f32> {
         bytes.first_chunk().copied().map(f32::from_ne_bytes)
     }
@@ -168,7 +188,7 @@ impl Float for Float16 {
         u64::from(raw)
     }
 
-    /// By integer operations on the bits of an f32, without a branch.
+    /// Without a branch, and without an f32 that is subnormal.
     fn decode(raw: u16) -> f64 {
         const TINY: u32 = (127 - 14) << 23; // 2^-14, the smallest normal number of f16
         let magnitude = u32::from(raw & 0x7fff) << 13;
@@ -198,6 +218,10 @@ impl Float for BFloat16 {
 
     fn decode(raw: u16) -> f64 {
         f64::from(f32::from_bits(u32::from(raw) << 16))
+    }
+
+    fn decode_subnormal(raw: u16) -> f64 {
+        Float32::decode_subnormal(f32::from_bits(u32::from(raw) << 16))
     }
 
     fn from_bytes(bytes: &[u8]) -> Option<u16> {

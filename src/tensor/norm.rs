@@ -25,61 +25,64 @@ pub fn total_norm(tensors: &[TensorView<'_>]) -> f64 {
     merge_tree(&mut squares.into_iter(), n, Squares::merge).map_or(0.0, |squares| squares.norm())
 }
 
-/// A sum of squares, in units of 2^(2 scale(absmax)).
+/// A sum of squares, in units of 2^(2 scale).
 #[derive(Debug, Clone, Copy)]
 struct Squares {
-    absmax: f64,
+    scale: i32,
     sum: f64,
 }
 
 impl Squares {
-    const NOTHING: Self = Self { absmax: 0.0, sum: 0.0 };
+    const NOTHING: Self = Self { scale: 0, sum: 0.0 };
 
-    fn of(values: &[f64]) -> Self {
-        let absmax = fold_lanes(values, |max, x| if x.abs() > max { x.abs() } else { max })
-            .into_iter()
-            .fold(0.0, f64::max);
-        let sum = match scale(absmax) {
-            0 => fold_lanes(values, |sum, x| sum + x * x),
-            k => fold_lanes(values, |sum, x| {
-                let x = ldexp(x, -k);
-                sum + x * x
-            }),
+    fn of<F: Float>(values: &[F::Raw]) -> Self {
+        let square = |sum, x| sum + x * x;
+        if F::NARROW {
+            return Self { scale: 0, sum: fold_lanes::<F>(values, square).iter().sum() };
+        }
+        let larger = |max, x: f64| if x.abs() > max { x.abs() } else { max };
+        let absmax = fold_lanes::<F>(values, larger).into_iter().fold(0.0, f64::max);
+        let scale = scale(absmax);
+        let sum = match scale {
+            0 => fold_lanes::<F>(values, square),
+            k => fold_lanes::<F>(values, |sum, x| square(sum, ldexp(x, -k))),
         };
-        Self { absmax, sum: sum.iter().sum() }
+        Self { scale, sum: sum.iter().sum() }
     }
 
     fn merge(&self, other: &Self) -> Self {
-        let absmax = self.absmax.max(other.absmax);
-        let unit = scale(absmax);
-        let [a, b] = [self, other].map(|s| ldexp(s.sum, 2 * (scale(s.absmax) - unit)));
-        Self { absmax, sum: a + b }
+        if self.sum == 0.0 {
+            return *other;
+        }
+        if other.sum == 0.0 {
+            return *self;
+        }
+        let scale = self.scale.max(other.scale);
+        let [a, b] = [self, other].map(|s| ldexp(s.sum, 2 * (s.scale - scale)));
+        Self { scale, sum: a + b }
     }
 
     fn norm(&self) -> f64 {
-        ldexp(self.sum.sqrt(), scale(self.absmax))
+        ldexp(self.sum.sqrt(), self.scale)
     }
 }
 
 fn chunk_squares<F: Float>(values: &[F::Raw]) -> Squares {
-    let mut decoded = Vec::with_capacity(BLOCK.min(values.len()));
-    values.chunks(BLOCK).fold(Squares::NOTHING, |squares, block| {
-        decoded.clear();
-        decoded.extend(block.iter().map(|&raw| F::decode(raw)));
-        squares.merge(&Squares::of(&decoded))
-    })
+    values
+        .chunks(BLOCK)
+        .fold(Squares::NOTHING, |squares, block| squares.merge(&Squares::of::<F>(block)))
 }
 
-fn fold_lanes(values: &[f64], f: impl Fn(f64, f64) -> f64) -> [f64; LANES] {
+fn fold_lanes<F: Float>(values: &[F::Raw], f: impl Fn(f64, f64) -> f64) -> [f64; LANES] {
     let mut lanes = [0.0; LANES];
     let (groups, rest) = values.as_chunks::<LANES>();
     for group in groups {
-        for (lane, &x) in lanes.iter_mut().zip(group) {
-            *lane = f(*lane, x);
+        for (lane, &raw) in lanes.iter_mut().zip(group) {
+            *lane = f(*lane, F::decode(raw));
         }
     }
-    for (lane, &x) in lanes.iter_mut().zip(rest) {
-        *lane = f(*lane, x);
+    for &raw in rest {
+        lanes[0] = f(lanes[0], F::decode(raw));
     }
     lanes
 }
@@ -100,6 +103,8 @@ mod tests {
         assert_eq!(norm(&[f64::MAX, f64::MAX]), f64::INFINITY);
         let large = [1e25_f32; 4];
         assert_eq!(total_norm(&[TensorView::from(&large[..])]), 2.0 * f64::from(1e25_f32));
+        let mixed = [TensorView::from(&[1.0_f32][..]), TensorView::from(&[1e-300_f64][..])];
+        assert_eq!(total_norm(&mixed), 1.0);
         let apart = [TensorView::from(&[3e-300_f64][..]), TensorView::from(&[1e300_f64][..])];
         assert_eq!(total_norm(&apart), 1e300);
     }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use ndarray::{ArrayViewD, Axis, Slice};
+use ndarray::{ArrayViewD, ArrayViewMut1, Axis, Slice};
 
 use super::dtype::{BFloat16, DType, Float, Float16, Float32, Float64};
 
@@ -38,46 +38,59 @@ impl<F: Float> Values<'_, F> {
         match self {
             Self::Contiguous(values) => Cow::Borrowed(&values[range]),
             Self::Strided(view) => {
-                let mut values = Vec::with_capacity(range.len());
-                gather(view, range, &mut values);
+                let mut values = vec![F::Raw::default(); range.len()];
+                gather(merge_axes(view.view()), range, &mut values);
                 Cow::Owned(values)
             }
             Self::Bytes(view) => {
                 let width = size_of::<F::Raw>();
-                let mut bytes = Vec::with_capacity(range.len() * width);
-                gather(view, range.start * width..range.end * width, &mut bytes);
+                let mut bytes = vec![0; range.len() * width];
+                gather(merge_axes(view.view()), range.start * width..range.end * width, &mut bytes);
                 Cow::Owned(bytes.chunks_exact(width).filter_map(F::from_bytes).collect())
             }
         }
     }
 }
 
-/// Appends the elements at these positions in logical (C) order.
-fn gather<T: Copy>(view: &ArrayViewD<'_, T>, range: Range<usize>, out: &mut Vec<T>) {
+/// The same elements in the same order along as few axes, and so in as long rows, as possible.
+fn merge_axes<T>(mut view: ArrayViewD<'_, T>) -> ArrayViewD<'_, T> {
+    for axis in (1..view.ndim()).rev() {
+        if view.merge_axes(Axis(axis - 1), Axis(axis)) {
+            view = view.index_axis_move(Axis(axis - 1), 0);
+        }
+    }
+    if view.ndim() == 0 { view.insert_axis(Axis(0)) } else { view }
+}
+
+/// Copies the elements at these positions in logical (C) order.
+fn gather<T: Copy>(view: ArrayViewD<'_, T>, range: Range<usize>, out: &mut [T]) {
+    if range.len() == view.len() {
+        let row_len = view.shape().last().map_or(1, |&n| n.max(1));
+        for (row, out) in view.rows().into_iter().zip(out.chunks_exact_mut(row_len)) {
+            ArrayViewMut1::from(out).assign(&row);
+        }
+        return;
+    }
     if range.is_empty() {
         return;
     }
-    let Some(&rows) = view.shape().first() else {
-        out.extend(view.first());
-        return;
-    };
-    let width = view.len() / rows;
-    // A part of a row at either end, and whole rows between them.
-    let (start, end) = (range.start.div_ceil(width), range.end / width);
-    let part = |row: usize, from: usize, to: usize, out: &mut Vec<T>| {
-        gather(&view.index_axis(Axis(0), row), from - row * width..to - row * width, out);
-    };
-    if start > end {
-        return part(end, range.start, range.end, out);
+    // Along the first axis: the entry that the range begins inside of, whole entries, and the one
+    // that it ends inside of.
+    let entry = view.len() / view.len_of(Axis(0));
+    let (first, last) = (range.start.div_ceil(entry), range.end / entry);
+    if first > last {
+        let within = range.start - last * entry..range.end - last * entry;
+        return gather(view.index_axis_move(Axis(0), last), within, out);
     }
-    if range.start < start * width {
-        part(start - 1, range.start, start * width, out);
+    let (head, rest) = out.split_at_mut(first * entry - range.start);
+    let (whole, tail) = rest.split_at_mut((last - first) * entry);
+    if !head.is_empty() {
+        gather(view.index_axis(Axis(0), first - 1), entry - head.len()..entry, head);
     }
-    // Not `extend`: `for_each` runs over the innermost axis in one tight loop.
-    view.slice_axis(Axis(0), Slice::from(start..end)).iter().for_each(|&x| out.push(x));
-    if end * width < range.end {
-        part(end, end * width, range.end, out);
+    if !tail.is_empty() {
+        gather(view.index_axis(Axis(0), last), 0..tail.len(), tail);
     }
+    gather(view.slice_axis_move(Axis(0), Slice::from(first..last)), 0..whole.len(), whole);
 }
 
 /// A tensor of one of the supported types.
