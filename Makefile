@@ -5,6 +5,9 @@ UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 RUN := $(UV) run --all-extras --all-groups
 PYTHON ?= python3
 
+# BLAS threads spin while they wait: on a busy machine two are many times slower than one.
+export OPENBLAS_NUM_THREADS ?= 1
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format bench clean
 

@@ -30,7 +30,8 @@ font:14px/1.5 system-ui,sans-serif;padding:16px;max-width:900px}
 .g-report h2{font-size:18px;margin:0 0 4px}.g-report h3{font-size:15px;margin:20px 0 6px}
 .g-report table{border-collapse:collapse;width:100%;margin:6px 0}
 .g-report th,.g-report td{border-bottom:1px solid var(--line);padding:4px 8px;text-align:left;
-vertical-align:top;background:none;color:var(--ink);overflow-wrap:anywhere}
+vertical-align:top;background:none;color:var(--ink);overflow-wrap:break-word}
+.g-report td.g-warning{color:var(--warn)}.g-report td.g-critical{color:var(--bad)}
 .g-report .g-soft{color:var(--soft)}
 .g-chart{width:100%;height:auto;font:11px system-ui,sans-serif;fill:var(--ink)}
 .g-chart .g-title{font-size:13px;font-weight:600}
@@ -242,7 +243,7 @@ class Report:
         if not self.findings:
             return "<p>No findings.</p>"
         rows = "".join(
-            f'<tr><td class="g-{f.severity}">{_SIGNS[f.severity]} {f.severity}</td>'
+            f'<tr><td class="g-{f.severity}">{_SIGNS[f.severity]}&nbsp;{f.severity}</td>'
             f"<td>{'' if f.step is None else f.step}</td>"
             f'<td title="{escape(CATALOGUE[f.code].advice)}">{escape(f.code)}</td>'
             f"<td>{escape(f.message)}</td><td>{escape(str(f.culprit))}</td></tr>"

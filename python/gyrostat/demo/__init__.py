@@ -27,6 +27,7 @@ __all__ = ["run_demo"]
 
 _SEED = 1
 _BATCH = 64
+_DRAWN_LOSS = 5.0  # the faults reach 10^8, beside which the rest is a line
 _EPOCHS = 50
 _BAD_BATCH_STEP = 400
 _BAD_BATCH_SCALE = 1e4
@@ -214,7 +215,7 @@ def _report(runs: list[_Run], rows: list[tuple[str, str, str]], leakage: Leakage
     if guard is None:
         raise TypeError("runs: expected the last to be guarded")
     steps = np.arange(len(clean.losses))
-    losses = {run.name: np.array(run.losses) for run in (guarded, unguarded, clean)}
+    losses = {run.name: np.minimum(run.losses, _DRAWN_LOSS) for run in (guarded, unguarded, clean)}
     columns = ("run", "final validation loss", "against clean")
     run_report = guard.report()
     return Report(
@@ -222,7 +223,13 @@ def _report(runs: list[_Run], rows: list[tuple[str, str, str]], leakage: Leakage
         [*guard.findings, *leakage.findings],
         summary={"steps a run": len(steps), **leakage.summary},
         sections=[
-            Chart("training loss", steps, losses, guard.findings, log_y=True),
+            Chart(
+                f"training loss, cut off at {_DRAWN_LOSS:g}",
+                steps,
+                losses,
+                guard.findings,
+                log_y=True,
+            ),
             Table("How the runs ended", columns, rows),
             *run_report.sections[1:],
             *leakage.sections,
