@@ -18,7 +18,7 @@ fn bench(c: &mut Criterion) {
     let loss = noisy_loss(100_000);
     let mut group = c.benchmark_group("series");
     group.throughput(Throughput::Elements(loss.len() as u64));
-    group.bench_function("find_spikes", |b| b.iter(|| find_spikes(&loss, None, 0.2)));
+    group.bench_function("find_spikes", |b| b.iter(|| find_spikes(&loss, None, None, 0.2)));
     group.finish();
 }
 

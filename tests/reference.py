@@ -8,12 +8,20 @@ import numpy as np
 # Loss spikes
 
 
-def find_spikes(loss, false_alarms_per_10k=0.2):
+def find_spikes(loss, false_alarms_per_10k=0.2, step=None):
     """The verdicts of gyrostat.SpikeDetector on a loss that stays positive."""
     p = false_alarms_per_10k / 1e4
     healthy, residuals, event = [], [], []
     cooldown, was_high, alarms = 0, False, []
+    gaps, usual = [], None
     for i, x in enumerate(loss):
+        gap = 0 if step is None or i == 0 else step[i] - step[i - 1]
+        if gap > 0:
+            usual = gap if usual is None else usual
+            gaps = [*gaps, gap][-3:]
+            if len(gaps) == 3 and (min(gaps) > 4 * usual or max(gaps) < usual / 4):
+                usual = np.median(gaps)
+                residuals, event, cooldown, was_high = [], [], 0, False
         if not np.isfinite(x):
             alarms.append(i)
             continue

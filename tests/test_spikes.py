@@ -119,12 +119,24 @@ def test_the_twin_agrees(loss, seed, budget):
     assert find_spikes(loss, false_alarms_per_10k=budget).tolist() == twin.tolist()
 
 
+@settings(max_examples=50)
+@given(st.lists(st.sampled_from([0, 1, 1, 1, 5, 500, -3]), min_size=200, max_size=200))
+def test_uneven_steps_agree_with_the_stream_and_the_twin(gaps):
+    loss = healthy(200) * np.exp(np.where(np.arange(200) % 50 == 49, 0.8, 0))
+    steps = np.cumsum(np.sort(gaps)[::-1] if sum(gaps) % 2 else gaps)
+    found = find_spikes(loss, step=steps).tolist()
+    assert found == reference.find_spikes(loss, step=steps).tolist()
+    detector = SpikeDetector()
+    pairs = zip(loss, steps.tolist(), strict=True)
+    assert found == [i for i, (x, s) in enumerate(pairs) if detector.update(x, step=s)]
+
+
 @given(losses, st.integers(0, 150))
 def test_a_resumed_detector_gives_the_same_bits(loss, cut):
     loss = [*healthy(60), *loss]
     whole = SpikeDetector()
-    for value in loss[:cut]:
-        whole.update(value)
+    for i, value in enumerate(loss[:cut]):
+        whole.update(value, step=i * (1 if i < 50 else 9))
     resumed = SpikeDetector(1.0)
     resumed.load_state_dict(json.loads(json.dumps(whole.state_dict(), allow_nan=False)))
     assert resumed.state_dict() == whole.state_dict()
@@ -213,7 +225,7 @@ def test_score_on_labelled_real_runs(shared):
         alarms = gyrostat.find_spikes(loss, grad_norm, step)
         half = len(loss) // 2
         norms = None if grad_norm is None else grad_norm[:half]
-        first = gyrostat.find_spikes(loss[:half], norms)
+        first = gyrostat.find_spikes(loss[:half], norms, step[:half])
         assert first.tolist() == alarms[alarms < half].tolist(), f"{name}: not online"
         hits, _, wrong = scorer.score_run(step, alarms, labels)
         found, events, false = found + sum(h for _, h in hits), events + len(hits), false + wrong

@@ -35,7 +35,7 @@ def build_info() -> _BuildInfo: ...
 class SpikeDetector:
     def __new__(cls, false_alarms_per_10k: float) -> SpikeDetector: ...
     def update(
-        self, loss: float, grad_norm: float | None = None
+        self, loss: float, grad_norm: float | None = None, step: float | None = None
     ) -> tuple[str, float, float, float, int] | None:
         """Code, expected loss, threshold, score and duration of an alarm."""
 
@@ -43,9 +43,12 @@ class SpikeDetector:
     def load_state_dict(self, d: dict[str, Any]) -> None: ...
 
 def find_spikes(
-    loss: NDArray[np.float64], grad_norm: NDArray[np.float64] | None, false_alarms_per_10k: float
+    loss: NDArray[np.float64],
+    grad_norm: NDArray[np.float64] | None,
+    step: NDArray[np.float64] | None,
+    false_alarms_per_10k: float,
 ) -> NDArray[np.int64]:
-    """Indices of the alarms; both arrays one-dimensional and contiguous."""
+    """Indices of the alarms; all arrays one-dimensional and contiguous."""
 
 @final
 class TensorStats:

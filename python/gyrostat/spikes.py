@@ -28,8 +28,10 @@ class SpikeDetector:
 
     What is an alarm is never learnt from. After 10 alarms in a row a spike is called a divergence;
     after 30 their level is taken as the new one. Judgement starts at the 21st point; before that
-    a loss is an alarm only if it triples the highest so far. Steps may be uneven, repeat or go
-    back: points are judged in the order in which they come.
+    a loss is an alarm only if it triples the highest so far. Points are judged in the order in
+    which they come; their steps may repeat or go back. When three gaps between steps in a row
+    differ from the usual one by more than a factor of 4, the log has changed its interval, and the
+    noise is learnt anew.
 
     Codes: ``loss-spike`` (warning), ``loss-divergence`` (critical), ``loss-not-finite`` (critical).
 
@@ -60,12 +62,12 @@ class SpikeDetector:
             loss: The loss; NaN and Inf are findings, not errors.
             grad_norm: The gradient norm, if known. A loss of exactly zero under a norm of NaN is
                 told as not finite: the Hugging Face Trainer logs NaN that way.
-            step: The step to put in the finding; counted from 0 if None.
+            step: The step of this point; counted from 0 if None.
 
         Returns:
             What is wrong, or None.
         """
-        verdict = self._core.update(loss, grad_norm)
+        verdict = self._core.update(loss, grad_norm, step)
         self._seen += 1
         if verdict is None:
             return None
@@ -123,8 +125,7 @@ def find_spikes(
     Args:
         loss: Shape ``(n,)``, real numbers.
         grad_norm: Shape ``(n,)``; NaN where it is not known.
-        step: Shape ``(n,)``. Points are judged in the order in which they stand, whatever
-            their steps; the argument is checked for its length only.
+        step: Shape ``(n,)``, the step of each point; evenly spaced if None.
         false_alarms_per_10k: False alarms per 10,000 points that a healthy run may cost.
 
     Returns:
@@ -136,9 +137,8 @@ def find_spikes(
     """
     values = _column("loss", loss)
     norms = None if grad_norm is None else _column("grad_norm", grad_norm, len(values))
-    if step is not None:
-        _column("step", step, len(values))
-    return _core.find_spikes(values, norms, false_alarms_per_10k)
+    steps = None if step is None else _column("step", step, len(values))
+    return _core.find_spikes(values, norms, steps, false_alarms_per_10k)
 
 
 def _column(name: str, values: ArrayLike, length: int | None = None) -> NDArray[np.float64]:

@@ -23,9 +23,14 @@ impl SpikeDetector {
         Ok(Self(series::SpikeDetector::new(false_alarms_per_10k)?))
     }
 
-    #[pyo3(signature = (loss, grad_norm=None))]
-    fn update(&mut self, loss: f64, grad_norm: Option<f64>) -> Option<PlainVerdict> {
-        let v = self.0.update(loss, grad_norm)?;
+    #[pyo3(signature = (loss, grad_norm=None, step=None))]
+    fn update(
+        &mut self,
+        loss: f64,
+        grad_norm: Option<f64>,
+        step: Option<f64>,
+    ) -> Option<PlainVerdict> {
+        let v = self.0.update(loss, grad_norm, step)?;
         Some((v.kind.code(), v.expected, v.threshold, v.score, v.duration))
     }
 
@@ -40,6 +45,9 @@ impl SpikeDetector {
         d.set_item("event", state.event)?;
         d.set_item("cooldown", state.cooldown)?;
         d.set_item("was_high", state.was_high)?;
+        d.set_item("last_step", state.last_step)?;
+        d.set_item("usual_gap", state.usual_gap)?;
+        d.set_item("gaps", state.gaps)?;
         Ok(d)
     }
 
@@ -53,6 +61,9 @@ impl SpikeDetector {
             event: field(d, "event")?,
             cooldown: field(d, "cooldown")?,
             was_high: field(d, "was_high")?,
+            last_step: field(d, "last_step")?,
+            usual_gap: field(d, "usual_gap")?,
+            gaps: field(d, "gaps")?,
         };
         self.0 = series::SpikeDetector::from_state(&state)?;
         Ok(())
@@ -60,20 +71,23 @@ impl SpikeDetector {
 }
 
 #[pyfunction]
-#[pyo3(signature = (loss, grad_norm, false_alarms_per_10k))]
+#[pyo3(signature = (loss, grad_norm, step, false_alarms_per_10k))]
 pub(super) fn find_spikes<'py>(
     py: Python<'py>,
     loss: PyReadonlyArray1<'py, f64>,
     grad_norm: Option<PyReadonlyArray1<'py, f64>>,
+    step: Option<PyReadonlyArray1<'py, f64>>,
     false_alarms_per_10k: f64,
 ) -> PyResult<Bound<'py, PyArray1<i64>>> {
-    let contiguous = |parameter| Error::value(parameter, "a contiguous array", "a strided one");
-    let values = loss.as_slice().map_err(|_| contiguous("loss"))?;
-    let norms = match &grad_norm {
-        Some(norms) => Some(norms.as_slice().map_err(|_| contiguous("grad_norm"))?),
-        None => None,
-    };
-    let found = py.detach(|| series::find_spikes(values, norms, false_alarms_per_10k))?;
+    let loss = slice("loss", &loss)?;
+    let grad_norm = grad_norm.as_ref().map(|norms| slice("grad_norm", norms)).transpose()?;
+    let step = step.as_ref().map(|steps| slice("step", steps)).transpose()?;
+    let found = py.detach(|| series::find_spikes(loss, grad_norm, step, false_alarms_per_10k))?;
     let found: Vec<i64> = found.into_iter().map(|i| i as i64).collect();
     Ok(found.into_pyarray(py))
+}
+
+fn slice<'a>(parameter: &'static str, array: &'a PyReadonlyArray1<'_, f64>) -> PyResult<&'a [f64]> {
+    let strided = |_| Error::value(parameter, "a contiguous array", "a strided one").into();
+    array.as_slice().map_err(strided)
 }

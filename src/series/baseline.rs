@@ -132,6 +132,12 @@ impl Baseline {
         self.sorted.insert(at, residual);
     }
 
+    /// Forgets what is known of the noise, and keeps the level.
+    pub(super) fn forget_noise(&mut self) {
+        self.residuals.clear();
+        self.sorted.clear();
+    }
+
     /// Starts over at the level of `values`, keeping what is known of the noise.
     pub(super) fn move_to(&mut self, values: &[f64]) {
         let newest = &values[values.len().saturating_sub(SLOW)..];

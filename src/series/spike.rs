@@ -1,6 +1,7 @@
 //! The loss-spike detector.
 
 use super::baseline::{Baseline, SLOW, WINDOW};
+use super::pace::{GAPS, Pace};
 use crate::error::{Error, Result};
 
 /// Residuals that must be known before the run's own tail sets the threshold.
@@ -77,6 +78,12 @@ pub struct SpikeState {
     pub cooldown: usize,
     /// Whether the last point stood above the pair threshold.
     pub was_high: bool,
+    /// The step of the last point, where one was given.
+    pub last_step: Option<f64>,
+    /// The usual number of steps between two points.
+    pub usual_gap: Option<f64>,
+    /// The last numbers of steps between two points, oldest first.
+    pub gaps: Vec<f64>,
 }
 
 /// Finds spikes, divergence and non-finite values in a loss, online and one-sided.
@@ -93,6 +100,7 @@ pub struct SpikeDetector {
     event: Vec<f64>,
     cooldown: usize,
     was_high: bool,
+    pace: Pace,
 }
 
 /// The rises that are an alarm now: of one point, and of the second of two in a row.
@@ -121,14 +129,25 @@ impl SpikeDetector {
             event: Vec::new(),
             cooldown: 0,
             was_high: false,
+            pace: Pace::default(),
         })
     }
 
     /// Judges the next loss.
     ///
     /// `grad_norm` tells a loss that was NaN and that a logger wrote as zero, as the Trainer of
-    /// Hugging Face does, from a loss that is zero.
-    pub fn update(&mut self, loss: f64, grad_norm: Option<f64>) -> Option<Verdict> {
+    /// Hugging Face does, from a loss that is zero. `step` tells when the log changes from one
+    /// interval to another: the noise is then learnt anew.
+    pub fn update(
+        &mut self,
+        loss: f64,
+        grad_norm: Option<f64>,
+        step: Option<f64>,
+    ) -> Option<Verdict> {
+        if step.is_some_and(|step| self.pace.changes(step)) {
+            self.baseline.forget_noise();
+            self.end_event();
+        }
         let hidden_nan = loss == 0.0 && grad_norm.is_some_and(f64::is_nan);
         if !loss.is_finite() || hidden_nan {
             return Some(self.not_finite());
@@ -219,6 +238,10 @@ impl SpikeDetector {
         self.linear = true;
         let values: Vec<f64> = self.baseline.values().map(f64::exp).collect();
         self.baseline = Baseline::from_parts(&values, &[]);
+        self.end_event();
+    }
+
+    fn end_event(&mut self) {
         self.event.clear();
         self.cooldown = 0;
         self.was_high = false;
@@ -238,6 +261,9 @@ impl SpikeDetector {
             event: self.event.clone(),
             cooldown: self.cooldown,
             was_high: self.was_high,
+            last_step: self.pace.last_step,
+            usual_gap: self.pace.usual,
+            gaps: self.pace.gaps.iter().copied().collect(),
         }
     }
 
@@ -250,8 +276,12 @@ impl SpikeDetector {
             && state.residuals.len() <= WINDOW
             && state.event.len() < ADOPT
             && state.cooldown <= COOLDOWN
+            && state.gaps.len() <= GAPS
+            && (state.gaps.is_empty() || state.usual_gap.is_some())
             && (state.residuals.is_empty() || !state.values.is_empty());
-        let mut numbers = state.values.iter().chain(&state.residuals).chain(&state.event);
+        let lists = [&state.values, &state.residuals, &state.event, &state.gaps];
+        let mut numbers =
+            lists.into_iter().flatten().chain(&state.last_step).chain(&state.usual_gap);
         if !fits || !numbers.all(|v| v.is_finite()) {
             return Err(Error::State("not a state of a spike detector".into()));
         }
@@ -261,6 +291,11 @@ impl SpikeDetector {
             event: state.event.clone(),
             cooldown: state.cooldown,
             was_high: state.was_high,
+            pace: Pace {
+                last_step: state.last_step,
+                usual: state.usual_gap,
+                gaps: state.gaps.iter().copied().collect(),
+            },
             ..Self::new(state.false_alarms_per_10k)?
         })
     }
@@ -273,18 +308,22 @@ impl SpikeDetector {
 pub fn find_spikes(
     loss: &[f64],
     grad_norm: Option<&[f64]>,
+    step: Option<&[f64]>,
     false_alarms_per_10k: f64,
 ) -> Result<Vec<usize>> {
-    if let Some(norms) = grad_norm
-        && norms.len() != loss.len()
-    {
-        let expected = format!("the length of loss, {}", loss.len());
-        return Err(Error::value("grad_norm", expected, norms.len()));
+    for (parameter, values) in [("grad_norm", grad_norm), ("step", step)] {
+        if let Some(values) = values
+            && values.len() != loss.len()
+        {
+            let expected = format!("the length of loss, {}", loss.len());
+            return Err(Error::value(parameter, expected, values.len()));
+        }
     }
     let mut detector = SpikeDetector::new(false_alarms_per_10k)?;
     let mut found = Vec::new();
     for (i, &value) in loss.iter().enumerate() {
-        if detector.update(value, grad_norm.map(|norms| norms[i])).is_some() {
+        let at = |values: Option<&[f64]>| values.map(|values| values[i]);
+        if detector.update(value, at(grad_norm), at(step)).is_some() {
             found.push(i);
         }
     }
@@ -310,7 +349,7 @@ mod tests {
     }
 
     fn spikes(loss: &[f64]) -> Vec<usize> {
-        find_spikes(loss, None, 0.2).unwrap()
+        find_spikes(loss, None, None, 0.2).unwrap()
     }
 
     #[test]
@@ -326,10 +365,10 @@ mod tests {
             assert_eq!(spikes(&loss), [at]);
             let mut detector = SpikeDetector::new(0.2).unwrap();
             for &value in &loss[..at] {
-                detector.update(value, None);
+                detector.update(value, None, None);
             }
             let before = detector.baseline.clone();
-            detector.update(loss[at], None);
+            detector.update(loss[at], None, None);
             assert_eq!(detector.baseline, before);
         }
     }
@@ -348,7 +387,7 @@ mod tests {
         loss[500..].iter_mut().for_each(|v| *v += 4.0);
         let mut detector = SpikeDetector::new(0.2).unwrap();
         let kinds: Vec<_> =
-            loss.iter().map(|&v| detector.update(v, None).map(|found| found.kind)).collect();
+            loss.iter().map(|&v| detector.update(v, None, None).map(|found| found.kind)).collect();
         assert_eq!(kinds[500], Some(VerdictKind::Spike));
         assert_eq!(kinds[500 + DIVERGED - 1], Some(VerdictKind::Divergence));
         assert_eq!(kinds[500 + ADOPT - 1], Some(VerdictKind::Divergence));
@@ -368,10 +407,10 @@ mod tests {
     #[test]
     fn a_nan_that_a_logger_wrote_as_zero_is_known_by_its_gradient() {
         let mut detector = SpikeDetector::new(0.2).unwrap();
-        assert!(detector.update(0.0, Some(1.0)).is_none());
-        let kind = detector.update(0.0, Some(f64::NAN)).map(|v| v.kind);
+        assert!(detector.update(0.0, Some(1.0), None).is_none());
+        let kind = detector.update(0.0, Some(f64::NAN), None).map(|v| v.kind);
         assert_eq!(kind, Some(VerdictKind::NotFinite));
-        assert!(detector.update(1.0, Some(f64::NAN)).is_none());
+        assert!(detector.update(1.0, Some(f64::NAN), None).is_none());
     }
 
     #[test]
@@ -385,6 +424,18 @@ mod tests {
     #[test]
     fn an_explosion_is_told_before_the_tail_is_known() {
         assert_eq!(spikes(&[7.0, 6.9, 7.1, 6.8, 7.0, 60.0, 6.9]), [5]);
+    }
+
+    #[test]
+    fn noise_is_learnt_anew_when_the_interval_changes() {
+        let mut loss = healthy(600);
+        for (i, value) in loss.iter_mut().enumerate().skip(200) {
+            *value *= if i % 2 == 0 { 1.5 } else { 1.0 };
+        }
+        let step: Vec<f64> =
+            (0..600_u32).map(|i| f64::from(if i < 198 { i } else { 500 * i })).collect();
+        assert!(!spikes(&loss).is_empty());
+        assert!(find_spikes(&loss, None, Some(&step), 0.2).unwrap().is_empty());
     }
 
     #[test]
@@ -411,12 +462,12 @@ mod tests {
             let cut = cut.min(loss.len());
             let mut whole = SpikeDetector::new(1.0).unwrap();
             for &value in &loss[..cut] {
-                whole.update(value, None);
+                whole.update(value, None, None);
             }
             let mut resumed = SpikeDetector::from_state(&whole.state()).unwrap();
             prop_assert_eq!(&resumed, &whole);
             for &value in &loss[cut..] {
-                let (a, b) = (resumed.update(value, None), whole.update(value, None));
+                let (a, b) = (resumed.update(value, None, None), whole.update(value, None, None));
                 prop_assert_eq!(format!("{a:?}"), format!("{b:?}"));
             }
         }
@@ -428,7 +479,7 @@ mod tests {
             let limits = |budget: f64| {
                 let mut d = SpikeDetector::new(0.2).unwrap();
                 for &value in &loss {
-                    d.update(value, None);
+                    d.update(value, None, None);
                 }
                 d.false_alarms_per_10k = budget;
                 d.limits(0.0, 0.0, 0.0)
