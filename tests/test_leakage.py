@@ -6,6 +6,8 @@ import subprocess
 import sys
 
 import numpy as np
+import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -165,8 +167,6 @@ def test_pairs_are_a_sequence():
 
 
 def test_pairs_speak_arrow():
-    pa = pytest.importorskip("pyarrow")
-    pl = pytest.importorskip("polars")
     report = gyrostat.check_leakage(
         {"train": ["a", FOX], "test": [FOX + " now", "a"]}, label={"train": [1, 1], "test": [2, 1]}
     )

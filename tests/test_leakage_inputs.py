@@ -3,7 +3,11 @@
 import subprocess
 import sys
 
+import ml_dtypes
 import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 
 import gyrostat
@@ -19,7 +23,7 @@ def lists(texts):
 
 
 def pandas_frame(texts):
-    frame = pytest.importorskip("pandas").DataFrame(lists(texts))
+    frame = pd.DataFrame(lists(texts))
     frame.index = [f"row {i}" for i in range(len(frame))]
     return frame
 
@@ -33,41 +37,35 @@ def pandas_arrow(texts):
 
 
 def polars_frame(texts):
-    return pytest.importorskip("polars").DataFrame(lists(texts))
+    return pl.DataFrame(lists(texts))
 
 
 def polars_categorical(texts):
-    pl = pytest.importorskip("polars")
     return pl.DataFrame(lists(texts)).with_columns(pl.col("text").cast(pl.Categorical))
 
 
 def arrow_table(texts):
-    return pytest.importorskip("pyarrow").table(lists(texts))
+    return pa.table(lists(texts))
 
 
 def arrow_chunks(texts):
-    pa = pytest.importorskip("pyarrow")
     table = pa.table(lists(texts))
     return pa.concat_tables([table.slice(0, 2), table.slice(2, 0), table.slice(2)])
 
 
 def arrow_dictionary(texts):
-    pa = pytest.importorskip("pyarrow")
     return pa.table({"text": pa.array(texts).dictionary_encode(), "y": LABELS})
 
 
 def arrow_views(texts):
-    pa = pytest.importorskip("pyarrow")
     return pa.table({"text": pa.array(texts, pa.string_view()), "y": LABELS})
 
 
 def arrow_large(texts):
-    pa = pytest.importorskip("pyarrow")
     return pa.table({"text": pa.array(texts, pa.large_string()), "y": LABELS})
 
 
 def arrow_batch(texts):
-    pa = pytest.importorskip("pyarrow")
     return pa.RecordBatch.from_pydict(lists(texts))
 
 
@@ -76,7 +74,8 @@ def arrow_reader(texts):
 
 
 def hugging_face(texts):
-    datasets = pytest.importorskip("datasets")
+    import datasets  # slow to import
+
     # Rows out of order, put right by an indices mapping.
     order = [3, 0, 4, 2, 1]
     back = np.argsort(order).tolist()
@@ -116,10 +115,10 @@ def test_every_table_gives_the_same_pairs(build):
 SERIES = {
     "tuple": tuple,
     "object array": lambda texts: np.array(texts, dtype=object),
-    "pandas Series": lambda texts: pytest.importorskip("pandas").Series(texts, name="t"),
-    "polars Series": lambda texts: pytest.importorskip("polars").Series("t", texts),
-    "pyarrow Array": lambda texts: pytest.importorskip("pyarrow").array(texts),
-    "pyarrow ChunkedArray": lambda texts: pytest.importorskip("pyarrow").chunked_array([texts]),
+    "pandas Series": lambda texts: pd.Series(texts, name="t"),
+    "polars Series": lambda texts: pl.Series("t", texts),
+    "pyarrow Array": pa.array,
+    "pyarrow ChunkedArray": lambda texts: pa.chunked_array([texts]),
 }
 
 
@@ -136,13 +135,13 @@ def test_arrays_of_text_are_texts():
 
 
 def test_a_dataset_dict_is_a_mapping_of_splits():
-    datasets = pytest.importorskip("datasets")
+    import datasets  # slow to import
+
     splits = datasets.DatasetDict(train=hugging_face(TRAIN), test=hugging_face(TEST))
     assert len(gyrostat.check_leakage(splits, text="text").pairs) == 4
 
 
 def test_pandas_works_without_pyarrow():
-    pytest.importorskip("pandas")
     code = """
 import sys
 sys.modules["pyarrow"] = None
@@ -228,7 +227,6 @@ def test_near_out_of_range_is_named(near):
 
 
 def test_bad_columns_are_named():
-    pa = pytest.importorskip("pyarrow")
     table = pa.table({"t": ["a"], "n": [1], "b": [b"a"]})
     refused(ValueError, r"text: .*'t', 'n', 'b'.*got 'x'", {"train": table}, text="x")
     refused(ValueError, r"label: .*got 'x'", {"train": table}, text="t", label="x")
@@ -278,7 +276,6 @@ def test_fingerprint_is_that_of_the_reference_implementation():
 
 
 def test_fingerprint_tells_content_type_shape_and_cut_apart():
-    ml_dtypes = pytest.importorskip("ml_dtypes")
     x = np.arange(6)
     batches = [
         [],

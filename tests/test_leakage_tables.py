@@ -4,6 +4,7 @@ import datetime as dt
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import gyrostat
@@ -15,7 +16,7 @@ def found(splits, **options):
 
 
 def frame(**columns):
-    return pytest.importorskip("pandas").DataFrame(columns)
+    return pd.DataFrame(columns)
 
 
 def test_rows_are_matched_by_column_name():
@@ -143,7 +144,6 @@ def test_many_equal_rows_give_a_short_list():
 
 
 def test_adult_has_the_known_duplicate_rows(shared):
-    pd = pytest.importorskip("pandas")
     adult = pd.read_parquet(shared / "data/tabular_adult/adult.parquet")
     truth = pd.read_csv(shared / "data/tabular_adult/exact_duplicate_groups.csv")
     report = gyrostat.check_leakage({"all": adult}, near=None, within=True)

@@ -396,7 +396,7 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory, content, suffix):
     try:
         run = read_run(path)
     except ValueError as error:
-        assert str(error).startswith("path: ")  # noqa: PT017
+        assert str(error).startswith("path: ")  # noqa: PT017 - raising is allowed, not demanded
     else:
         assert len(run) > 0
         assert all(v.shape == (len(run),) and v.dtype == np.float64 for v in run.columns.values())

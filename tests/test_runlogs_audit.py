@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet as pq
 
 import gyrostat
 from gyrostat.cli import main
@@ -162,7 +163,6 @@ def test_a_gradient_norm_that_was_not_logged_is_no_finding(tmp_path):
 
 
 def test_labelled_runs_are_told_as_their_labels_say(shared, tmp_path):
-    pq = pytest.importorskip("pyarrow.parquet")
     for name, code, step in (
         ("algo_criteo_genadam_s4", "loss-not-finite", 80),
         ("nanogpt_soap_20241009", "loss-spike", 919),

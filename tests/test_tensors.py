@@ -7,6 +7,7 @@ import sys
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
 
 import gyrostat
 import reference
@@ -170,7 +171,6 @@ def test_the_norm_of_many_equal_values_is_right():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_subnormal_values_survive_a_flushing_processor(dtype):
-    torch = pytest.importorskip("torch")
     if not torch.set_flush_denormal(True):
         pytest.skip("this processor cannot flush subnormal numbers to zero")
     try:

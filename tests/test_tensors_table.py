@@ -76,7 +76,7 @@ def test_columns_are_arrays():
     assert table.l2.tolist() == [record.l2 for record in table]
     assert {"l2", "kurtosis"} <= set(dir(table))
     with pytest.raises(AttributeError, match="l3"):
-        table.l3  # noqa: B018
+        table.l3  # noqa: B018 - the access itself must fail
 
 
 def test_the_total_is_the_merge_in_order():

@@ -130,6 +130,7 @@ class TorchSubject:
         if self._scaler is None or not self._scaler.is_enabled():
             return 1.0
         # The scaler keeps track of whether unscale_ was called since its last update.
+        # It tells nobody: the private record is the only way to know.
         stage = self._scaler._per_optimizer_states[id(self._optimizer)]["stage"]  # noqa: SLF001
         return 1.0 if stage.name == "UNSCALED" else float(self._scaler.get_scale())
 
@@ -143,7 +144,8 @@ def _norms(tensors: Mapping[str, torch.Tensor], order: float) -> dict[str, float
         norms = table.l2 if order == 2 else np.nan_to_num(table.absmax)  # NaN if it is empty
         norms[table.nonfinite_count > 0] = math.nan
         return dict(zip(table.names, norms.tolist(), strict=True))
-    # One wait for the device, however many tensors there are.
+    # One wait for the device, however many tensors there are. The function has a public name only
+    # in the newest torch.
     values = [t.float() for t in tensors.values() if t.numel()]
     each = iter(torch.stack(torch._foreach_norm(values, order)).tolist())  # noqa: SLF001
     return {name: next(each) if t.numel() else 0.0 for name, t in tensors.items()}
@@ -167,6 +169,7 @@ def _to_bytes(value: object) -> list[object] | None:
     return [str(flat.dtype), list(flat.shape), flat.reshape(-1).view(torch.uint8).numpy()]
 
 
+# NPY002: the global generator is the state that a loop outside of our hands draws from.
 def _rng_state() -> dict[str, Any]:
     return {
         "python": random.getstate(),

@@ -107,6 +107,7 @@ class LogTable:
             value = row[name]
             if type(value) in _NUMERIC:
                 try:
+                    # Mypy does not narrow by membership of the type.
                     column.values.append(float(value))  # type: ignore[arg-type]
                 except (ValueError, OverflowError):
                     self._unreadable += 1
