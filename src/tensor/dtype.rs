@@ -2,8 +2,12 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
+use super::power::ldexp;
+
 /// The type of the values that a record was made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DType {
     /// IEEE binary64.
     Float64,
@@ -75,6 +79,8 @@ pub trait Float: sealed::Sealed {
     const MIN_EXPONENT: i32 = 1 - Self::BIAS - Self::MANTISSA_BITS as i32;
     /// Whether sums of fourth powers need no scale whatever the values are.
     const NARROW: bool = Self::BIAS <= 127;
+    /// The number of exponents that a value other than zero may have.
+    const EXPONENTS: usize = Self::FIELDS - 2 + Self::MANTISSA_BITS as usize;
 
     /// The sign, exponent and mantissa in the low bits of an integer.
     fn bits(raw: Self::Raw) -> u64;
@@ -83,25 +89,35 @@ pub trait Float: sealed::Sealed {
     /// the processor for that.
     fn decode(raw: Self::Raw) -> f64;
 
-    /// The value, without reading a subnormal number as one.
-    fn decode_subnormal(raw: Self::Raw) -> f64 {
-        Self::decode(raw)
+    /// The finite value in units of 2^unit, which is zero for types narrower than f64. Subnormal
+    /// numbers are read as they are, and in no more time than others.
+    fn decode_finite(raw: Self::Raw, unit: i32) -> f64;
+
+    /// The value of a finite magnitude, given by its bits.
+    fn magnitude(bits: u64) -> f64 {
+        let (field, mantissa) =
+            (bits >> Self::MANTISSA_BITS, bits & ((1 << Self::MANTISSA_BITS) - 1));
+        let implied = u64::from(field > 0) << Self::MANTISSA_BITS;
+        ldexp((mantissa | implied) as f64, Self::MIN_EXPONENT + field.max(1) as i32 - 1)
     }
 
     /// The value that `bytes` hold in the order of this machine; `None` if there are too few.
     fn from_bytes(bytes: &[u8]) -> Option<Self::Raw>;
 
     /// The exponent field.
+    #[inline(always)]
     fn field(raw: Self::Raw) -> usize {
         (Self::bits(raw) >> Self::MANTISSA_BITS) as usize & (Self::FIELDS - 1)
     }
 
     /// The mantissa field.
+    #[inline(always)]
     fn mantissa(raw: Self::Raw) -> u64 {
         Self::bits(raw) & ((1 << Self::MANTISSA_BITS) - 1)
     }
 
     /// Whether the sign bit is set.
+    #[inline(always)]
     fn is_negative(raw: Self::Raw) -> bool {
         Self::bits(raw) >> Self::MANTISSA_BITS >= Self::FIELDS as u64
     }
@@ -134,12 +150,27 @@ impl Float for Float64 {
     const MANTISSA_BITS: u32 = 52;
     const BIAS: i32 = 1023;
 
+    #[inline(always)]
     fn bits(raw: f64) -> u64 {
         raw.to_bits()
     }
 
+    #[inline(always)]
     fn decode(raw: f64) -> f64 {
         raw
+    }
+
+    #[inline(always)]
+    fn decode_finite(raw: f64, unit: i32) -> f64 {
+        if Self::field(raw) == 0 {
+            let magnitude = ldexp(Self::mantissa(raw) as f64, Self::MIN_EXPONENT - unit);
+            return magnitude.copysign(raw);
+        }
+        ldexp(raw, -unit)
+    }
+
+    fn magnitude(bits: u64) -> f64 {
+        f64::from_bits(bits)
     }
 
     fn from_bytes(bytes: &[u8]) -> Option<f64> {
@@ -153,24 +184,26 @@ impl Float for Float32 {
     const MANTISSA_BITS: u32 = 23;
     const BIAS: i32 = 127;
 
+    #[inline(always)]
     fn bits(raw: f32) -> u64 {
         u64::from(raw.to_bits())
     }
 
+    #[inline(always)]
     fn decode(raw: f32) -> f64 {
         f64::from(raw)
     }
 
-    fn decode_subnormal(raw: f32) -> f64 {
+    #[inline(always)]
+    fn decode_finite(raw: f32, _unit: i32) -> f64 {
         const TINY: u64 = (1023 - 126) << 52; // 2^-126, the smallest normal number of f32
         let bits = raw.to_bits();
-        if bits & 0x7f80_0000 != 0 {
-            return f64::from(raw);
-        }
+        let magnitude = u64::from(bits & 0x7fff_ffff) << (52 - 23);
+        let normal = magnitude + ((1023 - 127) << 52);
         // A subnormal number m * 2^-149 is (2^-126 + m * 2^-149) - 2^-126.
-        let mantissa = u64::from(bits & 0x007f_ffff) << (52 - 23);
-        let magnitude = f64::from_bits(TINY | mantissa) - f64::from_bits(TINY);
-        f64::from_bits(magnitude.to_bits() | u64::from(bits & 0x8000_0000) << 32)
+        let subnormal = (f64::from_bits(TINY | magnitude) - f64::from_bits(TINY)).to_bits();
+        let value = if bits & 0x7f80_0000 == 0 { subnormal } else { normal };
+        f64::from_bits(value | u64::from(bits & 0x8000_0000) << 32)
     }
 
     fn from_bytes(bytes: &[u8]) -> Option<f32> {
@@ -184,11 +217,13 @@ impl Float for Float16 {
     const MANTISSA_BITS: u32 = 10;
     const BIAS: i32 = 15;
 
+    #[inline(always)]
     fn bits(raw: u16) -> u64 {
         u64::from(raw)
     }
 
     /// Without a branch, and without an f32 that is subnormal.
+    #[inline(always)]
     fn decode(raw: u16) -> f64 {
         const TINY: u32 = (127 - 14) << 23; // 2^-14, the smallest normal number of f16
         let magnitude = u32::from(raw & 0x7fff) << 13;
@@ -199,6 +234,11 @@ impl Float for Float16 {
         let subnormal = (f32::from_bits(TINY | magnitude) - f32::from_bits(TINY)).to_bits();
         let bits = if magnitude < 0x0400 << 13 { subnormal } else { normal };
         f64::from(f32::from_bits(bits | sign))
+    }
+
+    #[inline(always)]
+    fn decode_finite(raw: u16, _unit: i32) -> f64 {
+        Self::decode(raw)
     }
 
     fn from_bytes(bytes: &[u8]) -> Option<u16> {
@@ -212,16 +252,19 @@ impl Float for BFloat16 {
     const MANTISSA_BITS: u32 = 7;
     const BIAS: i32 = 127;
 
+    #[inline(always)]
     fn bits(raw: u16) -> u64 {
         u64::from(raw)
     }
 
+    #[inline(always)]
     fn decode(raw: u16) -> f64 {
         f64::from(f32::from_bits(u32::from(raw) << 16))
     }
 
-    fn decode_subnormal(raw: u16) -> f64 {
-        Float32::decode_subnormal(f32::from_bits(u32::from(raw) << 16))
+    #[inline(always)]
+    fn decode_finite(raw: u16, unit: i32) -> f64 {
+        Float32::decode_finite(f32::from_bits(u32::from(raw) << 16), unit)
     }
 
     fn from_bytes(bytes: &[u8]) -> Option<u16> {
@@ -257,6 +300,14 @@ mod tests {
     fn every_half_precision_pattern_decodes() {
         for raw in 0..=u16::MAX {
             let (half, brain) = (by_definition::<Float16>(raw), by_definition::<BFloat16>(raw));
+            if half.is_finite() {
+                assert_eq!(Float16::decode_finite(raw, 0), half);
+                assert_eq!(Float16::magnitude(u64::from(raw & 0x7fff)), half.abs());
+            }
+            if brain.is_finite() {
+                assert_eq!(BFloat16::decode_finite(raw, 0), brain);
+                assert_eq!(BFloat16::magnitude(u64::from(raw & 0x7fff)), brain.abs());
+            }
             for (got, expected) in [(Float16::decode(raw), half), (BFloat16::decode(raw), brain)] {
                 assert!(
                     got.to_bits() == expected.to_bits() || got.is_nan() && expected.is_nan(),

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use super::dtype::{BFloat16, Float, Float16, Float32};
+use super::level::Level;
 use super::power::{exponent, ldexp};
 use super::record::TensorStats;
 use crate::error::{Error, Result};
@@ -63,16 +64,19 @@ impl FromStr for Format {
 
 impl TensorStats {
     /// The share of the finite values other than zero that become zero in `format`; 0 if there is
-    /// no such value.
+    /// no such value, NaN below [`Level::Full`].
     ///
     /// With s the smallest subnormal number of the format, values below s/2 become zero and values
     /// above it do not. Both sides are whole bins, so the count is exact but for values of exactly
     /// s/2, which become zero (ties to even): they share a bin with values up to s, and count as
     /// kept unless s/2 is the largest magnitude of all.
     pub fn underflow_fraction(&self, format: Format) -> f64 {
+        if self.level() < Level::Full {
+            return f64::NAN;
+        }
         let total = self.histogram.total();
         let half = format.min_exponent - 1;
-        let lost = if self.moments.absmax() == ldexp(1.0, half) {
+        let lost = if self.finite.absmax() == ldexp(1.0, half) {
             total
         } else {
             self.histogram.total_below(half)
@@ -81,13 +85,16 @@ impl TensorStats {
     }
 
     /// The share of the finite values that `format` cannot hold after rounding: they become
-    /// infinite, or NaN in `float8_e4m3fn`; 0 if there is no finite value.
+    /// infinite, or NaN in `float8_e4m3fn`; 0 if there is no finite value, NaN below [`Level::Full`].
     ///
     /// Exactly 0 if the largest magnitude fits, and exact outside the bin of the format's largest
     /// number. The values in that bin are taken to lie evenly on the logarithmic scale, from its
     /// lower edge up to the upper one or the largest magnitude of all.
     pub fn overflow_fraction(&self, format: Format) -> f64 {
-        if self.finite_count() == 0 || self.moments.absmax() < format.overflow {
+        if self.level() < Level::Full {
+            return f64::NAN;
+        }
+        if self.finite_count() == 0 || self.finite.absmax() < format.overflow {
             return 0.0;
         }
         let boundary = exponent(format.overflow);
@@ -112,7 +119,7 @@ mod tests {
     use crate::tensor::{TensorView, summarize};
 
     fn of(values: &[f64]) -> TensorStats {
-        summarize(&TensorView::from(values))
+        summarize(&TensorView::from(values), Level::Full)
     }
 
     fn format(name: &str) -> Format {

@@ -18,10 +18,12 @@ impl ExponentHistogram {
     pub const RANGE: RangeInclusive<i32> = -1074..=1023;
 
     /// A histogram of `counts` for the exponents `first`, `first + 1` and so on.
-    pub fn new(first: i32, counts: &[u64]) -> Self {
-        let Some(start) = counts.iter().position(|&n| n > 0) else { return Self::default() };
-        let end = counts.iter().rposition(|&n| n > 0).map_or(start, |last| last + 1);
-        Self { first: first + start as i32, counts: counts[start..end].to_vec() }
+    pub fn new<T: Copy + Into<u64>>(first: i32, counts: &[T]) -> Self {
+        let occupied = |&n: &T| n.into() > 0;
+        let Some(start) = counts.iter().position(occupied) else { return Self::default() };
+        let end = counts.iter().rposition(occupied).map_or(start, |last| last + 1);
+        let counts = counts[start..end].iter().map(|&n| n.into()).collect();
+        Self { first: first + start as i32, counts }
     }
 
     /// The exponent of the first bin; 0 if there is none.
@@ -60,21 +62,24 @@ impl ExponentHistogram {
         self.bins().find(|&(e, _)| e == exponent).map_or(0, |(_, n)| n)
     }
 
-    /// The histogram of the values of both.
-    #[must_use]
-    pub fn merge(&self, other: &Self) -> Self {
-        let (Some(a), Some(b)) = (self.last(), other.last()) else {
-            return if self.counts.is_empty() { other.clone() } else { self.clone() };
-        };
-        let first = self.first.min(other.first);
-        let mut counts = vec![0; (a.max(b) - first) as usize + 1];
-        for histogram in [self, other] {
-            let offset = (histogram.first - first) as usize;
-            for (sum, n) in counts[offset..].iter_mut().zip(&histogram.counts) {
-                *sum = n.saturating_add(*sum);
-            }
+    /// Adds the values of `other`.
+    pub fn add(&mut self, other: &Self) {
+        let Some(end) = other.last() else { return };
+        if self.counts.is_empty() {
+            *self = other.clone();
+            return;
         }
-        Self { first, counts }
+        if other.first < self.first {
+            let missing = (self.first - other.first) as usize;
+            self.counts.splice(0..0, std::iter::repeat_n(0, missing));
+            self.first = other.first;
+        }
+        let needed = (end - self.first) as usize + 1;
+        self.counts.resize(needed.max(self.counts.len()), 0);
+        let offset = (other.first - self.first) as usize;
+        for (sum, n) in self.counts[offset..].iter_mut().zip(&other.counts) {
+            *sum = n.saturating_add(*sum);
+        }
     }
 }
 
@@ -86,11 +91,11 @@ mod tests {
 
     #[test]
     fn empty_ends_are_cut_off() {
-        let histogram = ExponentHistogram::new(-3, &[0, 0, 5, 0, 1, 0]);
+        let histogram = ExponentHistogram::new(-3, &[0_u64, 0, 5, 0, 1, 0]);
         assert_eq!(histogram.bins().collect::<Vec<_>>(), [(-1, 5), (0, 0), (1, 1)]);
         assert_eq!((histogram.first(), histogram.last()), (-1, Some(1)));
         assert_eq!((histogram.total(), histogram.total_below(1)), (6, 5));
-        assert_eq!(ExponentHistogram::new(7, &[0, 0]), ExponentHistogram::default());
+        assert_eq!(ExponentHistogram::new(7, &[0_u64, 0]), ExponentHistogram::default());
     }
 
     proptest! {
@@ -100,12 +105,17 @@ mod tests {
             first_b in -1074..900_i32, b in prop::collection::vec(0..9_u64, 0..40),
         ) {
             let (a, b) = (ExponentHistogram::new(first_a, &a), ExponentHistogram::new(first_b, &b));
-            let merged = a.merge(&b);
+            let add = |a: &ExponentHistogram, b| {
+                let mut sum = a.clone();
+                sum.add(b);
+                sum
+            };
+            let merged = add(&a, &b);
             for e in ExponentHistogram::RANGE {
                 prop_assert_eq!(merged.count(e), a.count(e) + b.count(e));
             }
             prop_assert_eq!(merged.total(), a.total() + b.total());
-            prop_assert_eq!(&merged, &b.merge(&a));
+            prop_assert_eq!(&merged, &add(&b, &a));
             prop_assert_eq!(&ExponentHistogram::new(merged.first(), merged.counts()), &merged);
         }
     }

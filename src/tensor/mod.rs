@@ -4,10 +4,16 @@
 //! [`TensorStats::merge`] combines across chunks, tensors, shards and ranks. [`total_norm`] is the
 //! Euclidean norm alone.
 
+mod block;
+mod count;
 mod dtype;
+mod exact;
 mod format;
 mod histogram;
+mod isa;
 mod kernel;
+mod lanes;
+mod level;
 mod moments;
 mod norm;
 mod power;
@@ -19,8 +25,10 @@ mod view;
 pub use dtype::{BFloat16, DType, Float, Float16, Float32, Float64};
 pub use format::Format;
 pub use histogram::ExponentHistogram;
+pub use isa::{FORCE_KERNEL_VARIABLE, Kernel, configured_kernel, current_kernel};
+pub use level::Level;
 pub use norm::total_norm;
-pub use record::TensorStats;
-pub use state::State;
+pub use record::{MomentStats, TensorStats};
+pub use state::{State, Sums};
 pub use summarize::{summarize, summarize_all};
 pub use view::{TensorView, Values};

@@ -1,15 +1,9 @@
 //! The global Euclidean norm, for gradient clipping.
 
-use super::dtype::Float;
-use super::power::{ldexp, scale};
-use super::summarize::{map_chunks, merge_tree};
-use super::view::{TensorView, with_values};
-
-/// Values whose largest magnitude is found before they are squared; they stay in cache meanwhile.
-const BLOCK: usize = 4096;
-
-/// Accumulators side by side, so that the compiler can keep them in vector registers.
-const LANES: usize = 8;
+use super::level::Level;
+use super::record::TensorStats;
+use super::summarize::summarize_all;
+use super::view::TensorView;
 
 /// The Euclidean norm of all values of all tensors together.
 ///
@@ -17,74 +11,14 @@ const LANES: usize = 8;
 /// are summed in f64 and scaled where they would leave its range, so the norm overflows only if it
 /// exceeds the largest f64 itself.
 pub fn total_norm(tensors: &[TensorView<'_>]) -> f64 {
-    let squares = map_chunks(
-        tensors,
-        |tensor, range| with_values!(tensor, F, values => chunk_squares::<F>(&values.range(range))),
-    );
-    let n = squares.len();
-    merge_tree(&mut squares.into_iter(), n, Squares::merge).map_or(0.0, |squares| squares.norm())
-}
-
-/// A sum of squares, in units of 2^(2 scale).
-#[derive(Debug, Clone, Copy)]
-struct Squares {
-    scale: i32,
-    sum: f64,
-}
-
-impl Squares {
-    const NOTHING: Self = Self { scale: 0, sum: 0.0 };
-
-    fn of<F: Float>(values: &[F::Raw]) -> Self {
-        let square = |sum, x| sum + x * x;
-        if F::NARROW {
-            return Self { scale: 0, sum: fold_lanes::<F>(values, square).iter().sum() };
-        }
-        let larger = |max, x: f64| if x.abs() > max { x.abs() } else { max };
-        let absmax = fold_lanes::<F>(values, larger).into_iter().fold(0.0, f64::max);
-        let scale = scale(absmax);
-        let sum = match scale {
-            0 => fold_lanes::<F>(values, square),
-            k => fold_lanes::<F>(values, |sum, x| square(sum, ldexp(x, -k))),
-        };
-        Self { scale, sum: sum.iter().sum() }
+    let record = TensorStats::merge_all(&summarize_all(tensors, Level::Norm));
+    if record.nan_count() > 0 {
+        f64::NAN
+    } else if record.nonfinite_count() > 0 {
+        f64::INFINITY
+    } else {
+        record.l2()
     }
-
-    fn merge(&self, other: &Self) -> Self {
-        if self.sum == 0.0 {
-            return *other;
-        }
-        if other.sum == 0.0 {
-            return *self;
-        }
-        let scale = self.scale.max(other.scale);
-        let [a, b] = [self, other].map(|s| ldexp(s.sum, 2 * (s.scale - scale)));
-        Self { scale, sum: a + b }
-    }
-
-    fn norm(&self) -> f64 {
-        ldexp(self.sum.sqrt(), self.scale)
-    }
-}
-
-fn chunk_squares<F: Float>(values: &[F::Raw]) -> Squares {
-    values
-        .chunks(BLOCK)
-        .fold(Squares::NOTHING, |squares, block| squares.merge(&Squares::of::<F>(block)))
-}
-
-fn fold_lanes<F: Float>(values: &[F::Raw], f: impl Fn(f64, f64) -> f64) -> [f64; LANES] {
-    let mut lanes = [0.0; LANES];
-    let (groups, rest) = values.as_chunks::<LANES>();
-    for group in groups {
-        for (lane, &raw) in lanes.iter_mut().zip(group) {
-            *lane = f(*lane, F::decode(raw));
-        }
-    }
-    for &raw in rest {
-        lanes[0] = f(lanes[0], F::decode(raw));
-    }
-    lanes
 }
 
 #[cfg(test)]

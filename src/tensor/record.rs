@@ -2,7 +2,8 @@
 
 use super::dtype::DType;
 use super::histogram::ExponentHistogram;
-use super::moments::Moments;
+use super::level::Level;
+use super::moments::{Finite, Moments};
 use super::power::ldexp;
 use crate::error::{Error, Result};
 
@@ -12,62 +13,96 @@ use crate::error::{Error, Result};
 /// Moments, extremes and the histogram are of the finite values; NaN and infinities are counted
 /// apart. Variance, skewness and kurtosis are those of the population (divisor n, no correction).
 /// What cannot be told is NaN: the mean, variance and extremes of no value, the skewness and
-/// kurtosis of equal values.
+/// kurtosis of equal values, and all that is beyond the [`Level`] of the record.
 ///
 /// ```
-/// use gyrostat::tensor::{TensorView, summarize};
+/// use gyrostat::tensor::{Level, TensorView, summarize};
 ///
 /// let gradient = [3.0_f32, -4.0, 0.0, f32::NAN];
-/// let stats = summarize(&TensorView::from(&gradient[..]));
+/// let stats = summarize(&TensorView::from(&gradient[..]), Level::Full);
 /// assert_eq!((stats.count(), stats.nan_count(), stats.zero_count()), (4, 1, 1));
 /// assert_eq!((stats.min(), stats.max(), stats.l2()), (-4.0, 3.0, 5.0));
 /// ```
-#[derive(Debug, Clone)]
+/// Two records are equal if every bit of them is.
+#[derive(Debug, Clone, PartialEq)]
 pub struct TensorStats {
     pub(super) dtype: Option<DType>,
+    pub(super) level: Level,
     pub(super) nan_count: u64,
     pub(super) posinf_count: u64,
     pub(super) neginf_count: u64,
     pub(super) subnormal_count: u64,
-    pub(super) moments: Moments,
+    pub(super) finite: Finite,
     pub(super) histogram: ExponentHistogram,
 }
 
 impl TensorStats {
     /// The record of an empty tensor; without a type, that of no tensor.
-    pub fn empty(dtype: Option<DType>) -> Self {
+    pub fn empty(dtype: Option<DType>, level: Level) -> Self {
         Self {
             dtype,
+            level,
             nan_count: 0,
             posinf_count: 0,
             neginf_count: 0,
             subnormal_count: 0,
-            moments: Moments::NOTHING,
+            finite: Finite::One(Moments::NOTHING),
             histogram: ExponentHistogram::default(),
         }
     }
 
-    /// The record of the values of both.
+    /// The record of the values of both, of the lower of the two levels.
     ///
-    /// Counts, extremes and the histogram are exact. The order of the two sides does not change
-    /// a bit of the result; the grouping of several merges changes the last bits of the moments.
+    /// Neither the order nor the grouping of several merges changes a bit of the result.
     #[must_use]
     pub fn merge(&self, other: &Self) -> Self {
-        Self {
-            dtype: DType::join(self.dtype, other.dtype),
-            nan_count: self.nan_count.saturating_add(other.nan_count),
-            posinf_count: self.posinf_count.saturating_add(other.posinf_count),
-            neginf_count: self.neginf_count.saturating_add(other.neginf_count),
-            subnormal_count: self.subnormal_count.saturating_add(other.subnormal_count),
-            moments: self.moments.merge(&other.moments),
-            histogram: self.histogram.merge(&other.histogram),
+        let mut merged = self.clone();
+        merged.add(other);
+        merged
+    }
+
+    /// The record of the values of all; that of no tensor if there is none.
+    #[must_use]
+    pub fn merge_all<'a>(records: impl IntoIterator<Item = &'a Self>) -> Self {
+        let mut records = records.into_iter();
+        let Some(first) = records.next() else { return Self::empty(None, Level::Full) };
+        let mut merged = first.clone();
+        records.for_each(|record| merged.add(record));
+        merged
+    }
+
+    /// Adds the values of `other`.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.dtype = DType::join(self.dtype, other.dtype);
+        self.nan_count = self.nan_count.saturating_add(other.nan_count);
+        self.posinf_count = self.posinf_count.saturating_add(other.posinf_count);
+        self.neginf_count = self.neginf_count.saturating_add(other.neginf_count);
+        self.subnormal_count = self.subnormal_count.saturating_add(other.subnormal_count);
+        self.finite.add(&other.finite);
+        self.histogram.add(&other.histogram);
+        self.lower_to(self.level.min(other.level));
+    }
+
+    /// Forgets what is beyond `level`.
+    fn lower_to(&mut self, level: Level) {
+        self.level = level;
+        if level < Level::Full {
+            self.subnormal_count = 0;
+            self.histogram = ExponentHistogram::default();
+        }
+        if level < Level::Moments {
+            self.finite.keep_squares();
         }
     }
 
-    /// The record of the values of all, merged in their order.
-    #[must_use]
-    pub fn merge_all<'a>(records: impl IntoIterator<Item = &'a Self>) -> Self {
-        records.into_iter().fold(Self::empty(None), |merged, record| merged.merge(record))
+    /// How much the record tells.
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
+    /// `x` if the record tells it, else NaN.
+    fn told(&self, level: Level, x: f64) -> f64 {
+        if self.level < level || self.finite_count() == 0 { f64::NAN } else { x }
     }
 
     /// The type of the values; `None` for a record of no tensor.
@@ -82,7 +117,7 @@ impl TensorStats {
 
     /// The number of finite values.
     pub fn finite_count(&self) -> u64 {
-        self.moments.count
+        self.finite.count()
     }
 
     /// The number of NaN.
@@ -107,6 +142,9 @@ impl TensorStats {
 
     /// The number of zeros of either sign.
     pub fn zero_count(&self) -> u64 {
+        if self.level < Level::Full {
+            return 0;
+        }
         self.finite_count().saturating_sub(self.histogram.total())
     }
 
@@ -117,57 +155,39 @@ impl TensorStats {
 
     /// The smallest finite value.
     pub fn min(&self) -> f64 {
-        if self.finite_count() == 0 { f64::NAN } else { self.moments.min }
+        self.told(Level::Moments, self.finite.min())
     }
 
     /// The largest finite value.
     pub fn max(&self) -> f64 {
-        if self.finite_count() == 0 { f64::NAN } else { self.moments.max }
+        self.told(Level::Moments, self.finite.max())
     }
 
     /// The largest magnitude of a finite value.
     pub fn absmax(&self) -> f64 {
-        if self.finite_count() == 0 { f64::NAN } else { self.moments.absmax() }
-    }
-
-    /// Sum of the finite values.
-    pub fn sum(&self) -> f64 {
-        self.moments.total()
-    }
-
-    /// Mean of the finite values.
-    pub fn mean(&self) -> f64 {
-        self.moments.mean()
-    }
-
-    /// Population variance of the finite values.
-    pub fn var(&self) -> f64 {
-        self.moments.variance()
-    }
-
-    /// Population standard deviation, right even where the variance leaves the range of f64.
-    pub fn std(&self) -> f64 {
-        self.moments.deviation()
-    }
-
-    /// Sum of the magnitudes of the finite values.
-    pub fn l1(&self) -> f64 {
-        self.moments.absolute_total()
+        self.told(Level::Moments, self.finite.absmax())
     }
 
     /// Euclidean norm of the finite values.
     pub fn l2(&self) -> f64 {
-        self.moments.l2()
+        self.finite.l2()
     }
 
-    /// Population skewness of the finite values.
-    pub fn skewness(&self) -> f64 {
-        self.moments.skewness()
-    }
-
-    /// Excess population kurtosis of the finite values: zero for a normal distribution.
-    pub fn kurtosis(&self) -> f64 {
-        self.moments.kurtosis()
+    /// Sums and moments of the finite values. Worth keeping where several are asked for: after a
+    /// merge they are computed anew.
+    pub fn moments(&self) -> MomentStats {
+        let known = self.level >= Level::Moments;
+        let moments = if known { self.finite.moments() } else { Moments::NOTHING };
+        let sum = |x: f64| if known { x } else { f64::NAN };
+        MomentStats {
+            sum: sum(moments.total()),
+            l1: sum(moments.absolute_total()),
+            mean: moments.mean(),
+            var: moments.variance(),
+            std: moments.deviation(),
+            skewness: moments.skewness(),
+            kurtosis: moments.kurtosis(),
+        }
     }
 
     /// Exact counts of floor(log2 |x|) over the finite values other than zero.
@@ -188,7 +208,8 @@ impl TensorStats {
         if !(0.0..=1.0).contains(&q) {
             return Err(Error::value("q", "a number from 0 to 1", q));
         }
-        let Some(last) = self.finite_count().checked_sub(1) else { return Ok(f64::NAN) };
+        let known = if self.level < Level::Full { 0 } else { self.finite_count() };
+        let Some(last) = known.checked_sub(1) else { return Ok(f64::NAN) };
         let rank = (q * last as f64) as u64;
         if rank >= last {
             return Ok(self.absmax());
@@ -208,29 +229,32 @@ impl TensorStats {
 
     /// Where the values of a bin lie, as far as the extremes tell.
     pub(super) fn bin_edges(&self, exponent: i32) -> (f64, f64) {
-        let absmin = self.moments.min.max(-self.moments.max);
+        let absmin = self.finite.min().max(-self.finite.max());
         let low = ldexp(1.0, exponent).max(absmin);
-        let high = ldexp(1.0, exponent + 1).min(self.moments.absmax());
+        let high = ldexp(1.0, exponent + 1).min(self.finite.absmax());
         (low, high)
     }
 }
 
-/// Bit by bit: two records are equal if no statistic can tell them apart.
-impl PartialEq for TensorStats {
-    fn eq(&self, other: &Self) -> bool {
-        let bits = |m: &Moments| [m.min, m.max, m.sum, m.l1, m.m2, m.m3, m.m4].map(f64::to_bits);
-        self.dtype == other.dtype
-            && self.nan_count == other.nan_count
-            && self.posinf_count == other.posinf_count
-            && self.neginf_count == other.neginf_count
-            && self.subnormal_count == other.subnormal_count
-            && self.moments.count == other.moments.count
-            && bits(&self.moments) == bits(&other.moments)
-            && self.histogram == other.histogram
-    }
+/// Sums and moments of the finite values of a tensor, all of them NaN in a record of
+/// [`Level::Norm`]. Those of the population: divisor n, no correction.
+#[derive(Debug, Clone, Copy)]
+pub struct MomentStats {
+    /// Sum.
+    pub sum: f64,
+    /// Sum of magnitudes.
+    pub l1: f64,
+    /// Mean.
+    pub mean: f64,
+    /// Variance.
+    pub var: f64,
+    /// Standard deviation, right even where the variance leaves the range of f64.
+    pub std: f64,
+    /// Skewness.
+    pub skewness: f64,
+    /// Excess kurtosis: zero for a normal distribution.
+    pub kurtosis: f64,
 }
-
-impl Eq for TensorStats {}
 
 #[cfg(test)]
 mod tests {
@@ -240,7 +264,7 @@ mod tests {
     use crate::tensor::{TensorView, summarize};
 
     fn of(values: &[f64]) -> TensorStats {
-        summarize(&TensorView::from(values))
+        summarize(&TensorView::from(values), Level::Full)
     }
 
     fn close(got: f64, expected: f64, size: f64) -> bool {
@@ -272,7 +296,7 @@ mod tests {
             prop_assert_eq!(merged.max().to_bits(), whole.max().to_bits());
             prop_assert_eq!(merged.exponent_histogram(), whole.exponent_histogram());
             prop_assert!(close(merged.l2(), whole.l2(), whole.l2()) || whole.l2().is_infinite());
-            prop_assert!(close(merged.std(), whole.std(), whole.absmax()));
+            prop_assert!(close(merged.moments().std, whole.moments().std, whole.absmax()));
             prop_assert_eq!(&merged, &of(b).merge(&of(a)));
         }
 
@@ -300,22 +324,25 @@ mod tests {
                 record.min(),
                 record.max(),
                 record.absmax(),
-                record.mean(),
-                record.var(),
-                record.std(),
-                record.skewness(),
-                record.kurtosis(),
+                record.moments().mean,
+                record.moments().var,
+                record.moments().std,
+                record.moments().skewness,
+                record.moments().kurtosis,
             ];
             assert!(unknown.iter().all(|x| x.is_nan()), "{unknown:?}");
-            assert_eq!([record.sum(), record.l1(), record.l2()], [0.0; 3]);
+            assert_eq!([record.moments().sum, record.moments().l1, record.l2()], [0.0; 3]);
         }
     }
 
     #[test]
     fn equal_values_have_no_spread_and_no_shape() {
         let record = of(&vec![0.1; 5000]).merge(&of(&[0.1]));
-        assert_eq!((record.mean(), record.var(), record.std()), (0.1, 0.0, 0.0));
-        assert!(record.skewness().is_nan() && record.kurtosis().is_nan());
+        assert_eq!(
+            (record.moments().mean, record.moments().var, record.moments().std),
+            (0.1, 0.0, 0.0)
+        );
+        assert!(record.moments().skewness.is_nan() && record.moments().kurtosis.is_nan());
     }
 
     #[test]
@@ -324,17 +351,20 @@ mod tests {
         for unit in [1.0, 1e300, -1e-300] {
             let record = of(&[unit, 2.0 * unit, 3.0 * unit, 10.0 * unit]);
             let (m2, m3, m4) = (12.5, 45.0, 348.5);
-            assert!(close(record.std(), f64::sqrt(m2) * unit.abs(), unit.abs()), "{unit:e}");
-            assert!(close(record.skewness(), unit.signum() * m3 / f64::powf(m2, 1.5), 1.0));
-            assert!(close(record.kurtosis(), m4 / (m2 * m2) - 3.0, 1.0));
+            assert!(
+                close(record.moments().std, f64::sqrt(m2) * unit.abs(), unit.abs()),
+                "{unit:e}"
+            );
+            assert!(close(record.moments().skewness, unit.signum() * m3 / f64::powf(m2, 1.5), 1.0));
+            assert!(close(record.moments().kurtosis, m4 / (m2 * m2) - 3.0, 1.0));
             assert!(close(record.l2(), f64::sqrt(114.0) * unit.abs(), record.l2()));
-            assert!(close(record.l1(), 16.0 * unit.abs(), record.l1()));
+            assert!(close(record.moments().l1, 16.0 * unit.abs(), record.moments().l1));
         }
     }
 
     #[test]
     fn records_of_several_types_are_of_mixed_type() {
-        let single = summarize(&TensorView::from(&[1.0_f32][..]));
+        let single = summarize(&TensorView::from(&[1.0_f32][..]), Level::Full);
         assert_eq!(single.merge(&of(&[1.0])).dtype(), Some(DType::Mixed));
         assert_eq!(TensorStats::merge_all([&single]), single);
     }

@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
+use super::isa::{Kernel, current_kernel};
 use super::kernel::summarize_chunk;
+use super::level::Level;
 use super::record::TensorStats;
 use super::view::{TensorView, with_values};
 use crate::parallel;
@@ -12,58 +14,52 @@ use crate::parallel;
 const CHUNK: usize = 1 << 16;
 
 /// The record of one tensor.
-pub fn summarize(tensor: &TensorView<'_>) -> TensorStats {
-    let records = map_chunks(std::slice::from_ref(tensor), chunk_record);
-    let n = records.len();
-    merge_tree(&mut records.into_iter(), n, TensorStats::merge)
-        .unwrap_or_else(|| TensorStats::empty(Some(tensor.dtype())))
+pub fn summarize(tensor: &TensorView<'_>, level: Level) -> TensorStats {
+    summarize_with(current_kernel(), std::slice::from_ref(tensor), level)
+        .pop()
+        .unwrap_or_else(|| TensorStats::empty(Some(tensor.dtype()), level))
 }
 
 /// The records of several tensors, parallel over the chunks of all of them.
-pub fn summarize_all(tensors: &[TensorView<'_>]) -> Vec<TensorStats> {
-    let mut records = map_chunks(tensors, chunk_record).into_iter();
-    let record = |tensor: &TensorView<'_>| {
-        merge_tree(&mut records, tensor.len().div_ceil(CHUNK), TensorStats::merge)
-            .unwrap_or_else(|| TensorStats::empty(Some(tensor.dtype())))
-    };
-    tensors.iter().map(record).collect()
+pub fn summarize_all(tensors: &[TensorView<'_>], level: Level) -> Vec<TensorStats> {
+    summarize_with(current_kernel(), tensors, level)
 }
 
-fn chunk_record(tensor: &TensorView<'_>, range: Range<usize>) -> TensorStats {
-    with_values!(tensor, F, values => summarize_chunk::<F>(&values.range(range)))
-}
-
-/// Calls `f` with every chunk of every tensor and returns the results in that order.
-pub(super) fn map_chunks<R, F>(tensors: &[TensorView<'_>], f: F) -> Vec<R>
-where
-    R: Send,
-    F: Fn(&TensorView<'_>, Range<usize>) -> R + Send + Sync,
-{
+pub(super) fn summarize_with(
+    kernel: Kernel,
+    tensors: &[TensorView<'_>],
+    level: Level,
+) -> Vec<TensorStats> {
     let chunks: Vec<_> = tensors
         .iter()
         .flat_map(|tensor| (0..tensor.len()).step_by(CHUNK).map(move |start| (tensor, start)))
         .collect();
     let bytes = tensors.iter().map(TensorView::bytes).fold(0, usize::saturating_add);
-    parallel::map_indexed(chunks.len(), bytes, |i| {
+    let mut records = parallel::map_indexed(chunks.len(), bytes, |i| {
         let (tensor, start) = chunks[i];
-        f(tensor, start..tensor.len().min(start + CHUNK))
+        chunk_record(kernel, tensor, start..tensor.len().min(start + CHUNK), level)
     })
+    .into_iter();
+    let record = |tensor: &TensorView<'_>| {
+        let mut chunks = records.by_ref().take(tensor.len().div_ceil(CHUNK));
+        let Some(mut record) = chunks.next() else {
+            return TensorStats::empty(Some(tensor.dtype()), level);
+        };
+        chunks.for_each(|chunk| record.add(&chunk));
+        record
+    };
+    tensors.iter().map(record).collect()
 }
 
-/// Merges the next `n` results, neighbours first, then what came of them and so on, so that rounding
-/// errors grow with the logarithm of `n`. The left half is always a full tree.
-pub(super) fn merge_tree<T>(
-    results: &mut impl Iterator<Item = T>,
-    n: usize,
-    merge: fn(&T, &T) -> T,
-) -> Option<T> {
-    if n < 2 {
-        return if n == 1 { results.next() } else { None };
-    }
-    let half = n.next_power_of_two() / 2;
-    let left = merge_tree(results, half, merge)?;
-    let right = merge_tree(results, n - half, merge)?;
-    Some(merge(&left, &right))
+fn chunk_record(
+    kernel: Kernel,
+    tensor: &TensorView<'_>,
+    range: Range<usize>,
+    level: Level,
+) -> TensorStats {
+    with_values!(tensor, F, values => {
+        summarize_chunk::<F>(kernel, &values.range(range), level)
+    })
 }
 
 #[cfg(test)]
@@ -75,21 +71,33 @@ mod tests {
     }
 
     #[test]
-    fn a_list_gives_what_each_tensor_gives_alone() {
-        let data: Vec<_> = [0, 1, CHUNK, 3 * CHUNK + 17, 64].map(wave).into();
-        let views: Vec<_> = data.iter().map(|x| TensorView::from(&x[..])).collect();
-        let together = summarize_all(&views);
-        assert_eq!(together, views.iter().map(summarize).collect::<Vec<_>>());
-        let counts: Vec<_> = together.iter().map(TensorStats::count).collect();
-        assert_eq!(counts, data.iter().map(|x| x.len() as u64).collect::<Vec<_>>());
-        assert!(together.iter().all(|record| record.dtype().is_some()));
+    fn shards_merged_in_any_grouping_are_the_whole() {
+        let data: Vec<f32> = wave(5 * CHUNK + 99).iter().map(|x| x + 0.3).collect();
+        let whole = summarize(&TensorView::from(&data[..]), Level::Full);
+        let part = |range: Range<usize>| {
+            let end = data.len().min(range.end * CHUNK);
+            summarize(&TensorView::from(&data[range.start * CHUNK..end]), Level::Full)
+        };
+        let [a, b, c] = [part(0..1), part(1..4), part(4..6)];
+        for merged in [a.merge(&b).merge(&c), a.merge(&b.merge(&c)), c.merge(&a).merge(&b)] {
+            assert_eq!(merged, whole);
+            assert_eq!(merged.to_bytes(), whole.to_bytes());
+        }
+        let empty = summarize(&TensorView::from(&[0.0_f32; 0][..]), Level::Full);
+        assert_eq!(empty.merge(&whole).merge(&empty), whole);
     }
 
     #[test]
-    fn neighbours_merge_first() {
-        let merge = |a: &String, b: &String| format!("({a}{b})");
-        let tree =
-            |n: usize| merge_tree(&mut (0..n).map(|i| i.to_string()), n, merge).unwrap_or_default();
-        assert_eq!([0, 1, 3, 5].map(tree), ["", "0", "((01)2)", "(((01)(23))4)"]);
+    fn a_list_gives_what_each_tensor_gives_alone() {
+        let data: Vec<_> = [0, 1, CHUNK, 3 * CHUNK + 17, 64].map(wave).into();
+        let views: Vec<_> = data.iter().map(|x| TensorView::from(&x[..])).collect();
+        let together = summarize_all(&views, Level::Full);
+        assert_eq!(
+            together,
+            views.iter().map(|view| summarize(view, Level::Full)).collect::<Vec<_>>()
+        );
+        let counts: Vec<_> = together.iter().map(TensorStats::count).collect();
+        assert_eq!(counts, data.iter().map(|x| x.len() as u64).collect::<Vec<_>>());
+        assert!(together.iter().all(|record| record.dtype().is_some()));
     }
 }

@@ -1,0 +1,288 @@
+//! What the kernels ask of a block of values, for each type that they read.
+
+use super::count::OUTSIDE;
+use super::dtype::{BFloat16, Float, Float16, Float32, Float64};
+use super::isa::prefetch;
+use super::lanes::Lanes;
+
+/// The memory of one block. It stays in the first-level cache while it is read for its extent,
+/// its sums and its histogram.
+const BLOCK_BYTES: usize = 8 << 10;
+
+/// The largest number of values of a block.
+pub(super) const MOST_VALUES: usize = BLOCK_BYTES / 2;
+
+/// Where the values of a block lie.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Extent {
+    /// The smallest value.
+    pub(super) min: f64,
+    /// The largest value.
+    pub(super) max: f64,
+    /// The magnitude of least size other than zero, as bits; more than any if all are zero.
+    pub(super) least: u64,
+    /// Whether all values are finite. NaN may be missed: sums tell.
+    pub(super) finite: bool,
+}
+
+impl Extent {
+    pub(super) fn absmax(&self) -> f64 {
+        self.max.max(-self.min)
+    }
+}
+
+/// A type that is read in blocks.
+pub(super) trait Block: Float {
+    /// The number of values of a block.
+    const LEN: usize = BLOCK_BYTES / size_of::<Self::Raw>();
+
+    /// Values of no use, one block of them.
+    type Buffer: AsMut<[Self::Raw]>;
+    /// An empty [`Block::Buffer`].
+    fn buffer() -> Self::Buffer;
+
+    /// Where at least one value lies. Subnormal numbers may count as zero in `min` and `max`.
+    fn extent(block: &[Self::Raw]) -> Extent;
+
+    /// Writes the exponent field of each value as a code, relative to `base`: 1 to 63, or zero or
+    /// [`OUTSIDE`] where it is none of the 63 above `base`.
+    fn codes(block: &[Self::Raw], base: u32, codes: &mut [u8]);
+
+    /// Sums values with single precision at least, in units of 2^-k where that is all.
+    fn sum(block: &[Self::Raw], center: f64, k: i32, lanes: &mut Lanes);
+
+    /// The powers of two by which [`Block::sum`] can scale values with this largest exponent, or
+    /// zero where it needs no scale; `None` where double precision is needed.
+    fn scale(exponent: i32) -> Option<i32>;
+}
+
+impl Block for Float32 {
+    type Buffer = [f32; BLOCK_BYTES / 4];
+
+    #[inline(always)]
+    fn buffer() -> Self::Buffer {
+        [0.0; BLOCK_BYTES / 4]
+    }
+
+    #[inline(always)]
+    fn extent(block: &[f32]) -> Extent {
+        extent_of_f32(block)
+    }
+
+    #[inline(always)]
+    fn codes(block: &[f32], base: u32, codes: &mut [u8]) {
+        for (code, x) in codes.iter_mut().zip(block) {
+            *code = ((x.to_bits() >> 23) as u8).wrapping_sub(base as u8).min(OUTSIDE);
+        }
+    }
+
+    #[inline(always)]
+    fn sum(block: &[f32], center: f64, k: i32, lanes: &mut Lanes) {
+        lanes.add_f32(block, center as f32, k);
+    }
+
+    fn scale(exponent: i32) -> Option<i32> {
+        single_scale(exponent)
+    }
+}
+
+impl Block for BFloat16 {
+    type Buffer = [u16; BLOCK_BYTES / 2];
+
+    #[inline(always)]
+    fn buffer() -> Self::Buffer {
+        [0; BLOCK_BYTES / 2]
+    }
+
+    #[inline(always)]
+    fn extent(block: &[u16]) -> Extent {
+        extent_16_bit::<Self>(block)
+    }
+
+    #[inline(always)]
+    fn codes(block: &[u16], base: u32, codes: &mut [u8]) {
+        codes_16_bit::<Self>(block, base, codes);
+    }
+
+    #[inline(always)]
+    fn sum(block: &[u16], center: f64, k: i32, lanes: &mut Lanes) {
+        lanes.add_16_bit(block, center as f32, k, 0, |word| {
+            [word << 16, word & 0xffff_0000].map(f32::from_bits)
+        });
+    }
+
+    fn scale(exponent: i32) -> Option<i32> {
+        single_scale(exponent)
+    }
+}
+
+impl Block for Float16 {
+    type Buffer = [u16; BLOCK_BYTES / 2];
+
+    #[inline(always)]
+    fn buffer() -> Self::Buffer {
+        [0; BLOCK_BYTES / 2]
+    }
+
+    #[inline(always)]
+    fn extent(block: &[u16]) -> Extent {
+        extent_16_bit::<Self>(block)
+    }
+
+    #[inline(always)]
+    fn codes(block: &[u16], base: u32, codes: &mut [u8]) {
+        codes_16_bit::<Self>(block, base, codes);
+    }
+
+    #[inline(always)]
+    fn sum(block: &[u16], center: f64, k: i32, lanes: &mut Lanes) {
+        // The exponent field goes where f32 has its own; what that lacks is the difference of the
+        // two biases.
+        lanes.add_16_bit(block, center as f32, k, Float32::BIAS - Self::BIAS, |word| {
+            let low = word << 16 & 0x8000_0000 | (word & 0x7fff) << 13;
+            let high = word & 0x8000_0000 | (word & 0x7fff_0000) >> 3;
+            [low, high].map(f32::from_bits)
+        });
+    }
+
+    /// The fourth power of no normal number of this type leaves the range of f32.
+    fn scale(_exponent: i32) -> Option<i32> {
+        Some(0)
+    }
+}
+
+impl Block for Float64 {
+    type Buffer = [f64; BLOCK_BYTES / 8];
+
+    #[inline(always)]
+    fn buffer() -> Self::Buffer {
+        [0.0; BLOCK_BYTES / 8]
+    }
+
+    #[inline(always)]
+    fn extent(block: &[f64]) -> Extent {
+        extent_of_f64(block)
+    }
+
+    #[inline(always)]
+    fn codes(block: &[f64], base: u32, codes: &mut [u8]) {
+        for (code, x) in codes.iter_mut().zip(block) {
+            let field = (x.to_bits() >> 52 & 0x7ff) as u32;
+            *code = field.wrapping_sub(base).min(u32::from(OUTSIDE)) as u8;
+        }
+    }
+
+    #[inline(always)]
+    fn sum(block: &[f64], center: f64, _k: i32, lanes: &mut Lanes) {
+        lanes.add_f64(block, center);
+    }
+
+    fn scale(_exponent: i32) -> Option<i32> {
+        Some(0)
+    }
+}
+
+macro_rules! extent_of_floats {
+    ($name:ident, $float:ident, $bits:ident, $lanes:literal) => {
+        #[inline(always)]
+        fn $name(block: &[$float]) -> Extent {
+            let (mut min, mut max) = ([$float::INFINITY; $lanes], [$float::NEG_INFINITY; $lanes]);
+            let mut least = [$bits::MAX; $lanes];
+            let (pairs, rest) = block.as_chunks::<{ 2 * $lanes }>();
+            for (i, pair) in pairs.iter().enumerate() {
+                prefetch(block, i); // a quarter of the lines
+                for group in pair.as_chunks::<$lanes>().0 {
+                    for l in 0..$lanes {
+                        let x = group[l];
+                        min[l] = if x < min[l] { x } else { min[l] };
+                        max[l] = if x > max[l] { x } else { max[l] };
+                        // Twice the magnitude, less one: of zero that is the largest.
+                        let bits = x.to_bits();
+                        least[l] = least[l].min(bits.wrapping_add(bits.wrapping_sub(1)));
+                    }
+                }
+            }
+            for (&x, l) in rest.iter().zip((0..$lanes).cycle()) {
+                min[l] = if x < min[l] { x } else { min[l] };
+                max[l] = if x > max[l] { x } else { max[l] };
+                let bits = x.to_bits();
+                least[l] = least[l].min(bits.wrapping_add(bits.wrapping_sub(1)));
+            }
+            let mut n = $lanes;
+            while n > 1 {
+                n /= 2;
+                for l in 0..n {
+                    min[l] = if min[l + n] < min[l] { min[l + n] } else { min[l] };
+                    max[l] = if max[l + n] > max[l] { max[l + n] } else { max[l] };
+                    least[l] = least[l].min(least[l + n]);
+                }
+            }
+            let (min, max, least) = (min[0], max[0], least[0]);
+            Extent {
+                min: f64::from(min),
+                max: f64::from(max),
+                least: u64::from(least / 2 + 1),
+                finite: min.is_finite() && max.is_finite(),
+            }
+        }
+    };
+}
+
+extent_of_floats!(extent_of_f32, f32, u32, 32);
+extent_of_floats!(extent_of_f64, f64, u64, 16);
+
+/// The largest magnitude becomes about 2^20: sums of its fourth power, and the squares of what is
+/// 2^83 times smaller, are normal numbers of f32.
+fn single_scale(exponent: i32) -> Option<i32> {
+    let k = 20 - exponent;
+    (k <= 127).then_some(k)
+}
+
+/// The sign and magnitude of all 16-bit types are ordered alike.
+#[inline(always)]
+fn extent_16_bit<F: Float<Raw = u16>>(block: &[u16]) -> Extent {
+    const N: usize = 64;
+    const SIGN: u16 = 0x8000;
+    let infinity = ((F::FIELDS - 1) << F::MANTISSA_BITS) as u16;
+    let (mut signed, mut unsigned) = ([i16::MIN; N], [0_u16; N]);
+    let mut least = [u16::MAX; N];
+    let (groups, rest) = block.as_chunks::<N>();
+    for (i, group) in groups.iter().enumerate() {
+        prefetch(block, i / 2); // a quarter of the lines
+        for l in 0..N {
+            let raw = group[l];
+            signed[l] = signed[l].max(raw.cast_signed());
+            unsigned[l] = unsigned[l].max(raw);
+            least[l] = least[l].min(raw.wrapping_add(raw.wrapping_sub(1)));
+        }
+    }
+    for &raw in rest {
+        signed[0] = signed[0].max(raw.cast_signed());
+        unsigned[0] = unsigned[0].max(raw);
+        least[0] = least[0].min(raw.wrapping_add(raw.wrapping_sub(1)));
+    }
+    let signed = signed.into_iter().fold(i16::MIN, i16::max);
+    let unsigned = unsigned.into_iter().fold(0, u16::max);
+    // Among positive values the larger integer is the larger value, among negative ones the smaller,
+    // and with the sign read as a bit the negative ones are the largest integers.
+    let (max, min) = if signed >= 0 && unsigned >= SIGN {
+        (signed.cast_unsigned(), unsigned)
+    } else {
+        let closest = block.iter().fold(u16::MAX, |a, &raw| a.min(raw));
+        if signed >= 0 { (unsigned, closest) } else { (closest, unsigned) }
+    };
+    Extent {
+        min: F::decode(min),
+        max: F::decode(max),
+        least: u64::from(least.into_iter().fold(u16::MAX, u16::min) / 2 + 1),
+        finite: max & !SIGN < infinity && min & !SIGN < infinity,
+    }
+}
+
+#[inline(always)]
+fn codes_16_bit<F: Float<Raw = u16>>(block: &[u16], base: u32, codes: &mut [u8]) {
+    let mask = (F::FIELDS - 1) as u16;
+    for (code, raw) in codes.iter_mut().zip(block) {
+        *code = ((raw >> F::MANTISSA_BITS & mask) as u8).wrapping_sub(base as u8).min(OUTSIDE);
+    }
+}

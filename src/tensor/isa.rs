@@ -1,0 +1,229 @@
+//! Which instructions the kernels are compiled for, and which of them this processor has.
+//!
+//! A loop is written once, over arrays of lanes, and compiled for every set of instructions. It
+//! names the order of every addition and every fused multiplication, so all give the same bits.
+#![allow(unsafe_code)] // code for instructions that not every processor has
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::OnceLock;
+
+use super::block::Block;
+use super::count;
+use crate::error::{Error, Result};
+
+/// Environment variable that names the instruction set to use instead of the best one.
+pub const FORCE_KERNEL_VARIABLE: &str = "GYROSTAT_FORCE_KERNEL";
+
+/// The instruction sets that the kernels are compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Set {
+    /// What every processor of the architecture has: SSE2 on x86-64, NEON on aarch64.
+    Portable,
+    /// AVX2 and FMA.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// AVX-512 F, BW, CD, DQ and VL.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// AVX-512 with VBMI, BITALG and GFNI too, by which exponents are counted.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vbmi,
+}
+
+/// An instruction set that this processor has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kernel(Set);
+
+impl Kernel {
+    /// The one that runs everywhere.
+    pub const PORTABLE: Self = Self(Set::Portable);
+
+    /// Every one that this processor can run, the best one last.
+    #[cfg(target_arch = "x86_64")]
+    pub fn available() -> Vec<Self> {
+        macro_rules! has {
+            ($($feature:tt),*) => { true $(&& is_x86_feature_detected!($feature))* };
+        }
+        let avx2 = has!("avx2", "fma");
+        let avx512 = avx2 && has!("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl");
+        let vbmi = avx512 && has!("avx512vbmi", "avx512bitalg", "gfni");
+        let sets = [(true, Set::Portable), (avx2, Set::Avx2), (avx512, Set::Avx512)];
+        let sets = sets.into_iter().chain([(vbmi, Set::Avx512Vbmi)]);
+        sets.filter(|(available, _)| *available).map(|(_, set)| Self(set)).collect()
+    }
+
+    /// Every one that this processor can run, the best one last.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub fn available() -> Vec<Self> {
+        vec![Self::PORTABLE]
+    }
+
+    pub(super) fn set(self) -> Set {
+        self.0
+    }
+
+    /// The name in `GYROSTAT_FORCE_KERNEL`.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Set::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512Vbmi => "avx512-vbmi",
+        }
+    }
+
+    /// Adds to `counts[i]` how many exponent fields are `base + first - i`, where `first` is at most
+    /// 63 and `counts` has at most `first` entries. `codes` has room for one byte a value.
+    pub(super) fn count_fields<F: Block>(
+        self,
+        values: &[F::Raw],
+        base: u32,
+        first: u8,
+        counts: &mut [u32],
+        codes: &mut [u8],
+    ) {
+        let mut rest = values;
+        #[cfg(target_arch = "x86_64")]
+        if self.0 == Set::Avx512Vbmi && size_of::<F::Raw>() <= 4 {
+            // SAFETY: a kernel is only made of what `available` has asked the processor for.
+            unsafe { count::avx512_vbmi::<F>(values, base, first, counts) };
+            rest = &values[values.len() - values.len() % count::PADDING..];
+        }
+        if !rest.is_empty() {
+            count_codes::<F>(self, rest, base, first, counts, &mut codes[..rest.len()]);
+        }
+    }
+}
+
+impl fmt::Display for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Kernel {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let available = Self::available();
+        available.iter().copied().find(|kernel| kernel.name() == name).ok_or_else(|| {
+            let names: Vec<_> = available.iter().map(|kernel| kernel.name()).collect();
+            let expected = format!("one that this processor can run ({})", names.join(", "));
+            Error::value(FORCE_KERNEL_VARIABLE, expected, format!("{name:?}"))
+        })
+    }
+}
+
+/// The kernel that the environment asks for, else the best one that this processor can run.
+///
+/// # Errors
+/// [`Error::Value`] if `GYROSTAT_FORCE_KERNEL` names none that this processor can run.
+pub fn configured_kernel() -> Result<Kernel> {
+    match std::env::var(FORCE_KERNEL_VARIABLE) {
+        Ok(name) => name.trim().parse(),
+        Err(_) => Ok(Kernel::available().pop().unwrap_or(Kernel::PORTABLE)),
+    }
+}
+
+/// The kernel in use. The bindings reject a malformed variable at import; a Rust caller that skipped
+/// that check gets the portable one.
+pub fn current_kernel() -> Kernel {
+    static KERNEL: OnceLock<Kernel> = OnceLock::new();
+    *KERNEL.get_or_init(|| configured_kernel().unwrap_or(Kernel::PORTABLE))
+}
+
+/// Compiles a loop for every set of instructions. The function gets one more argument, the first,
+/// which is the [`Kernel`] to use.
+///
+/// What the loop calls has to be `#[inline(always)]`: only what is inlined is compiled for each.
+macro_rules! for_every_kernel {
+    (
+        $(#[$attribute:meta])*
+        $visibility:vis fn $name:ident $(<$F:ident: $Bound:ident>)? (
+            $($argument:ident: $Type:ty),* $(,)?
+        ) $(-> $Output:ty)? $body:block
+    ) => {
+        $(#[$attribute])*
+        #[allow(unsafe_code)] // code for instructions that not every processor has
+        $visibility fn $name $(<$F: $Bound>)? (
+            kernel: $crate::tensor::isa::Kernel, $($argument: $Type),*
+        ) $(-> $Output)? {
+            #[inline(always)]
+            fn portable $(<$F: $Bound>)? ($($argument: $Type),*) $(-> $Output)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            fn avx2 $(<$F: $Bound>)? ($($argument: $Type),*) $(-> $Output)? {
+                portable $(::<$F>)? ($($argument),*)
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma")]
+            fn avx512 $(<$F: $Bound>)? ($($argument: $Type),*) $(-> $Output)? {
+                portable $(::<$F>)? ($($argument),*)
+            }
+
+            match kernel.set() {
+                $crate::tensor::isa::Set::Portable => portable $(::<$F>)? ($($argument),*),
+                // SAFETY: a kernel is only made of what the processor was asked for.
+                #[cfg(target_arch = "x86_64")]
+                $crate::tensor::isa::Set::Avx2 => unsafe { avx2 $(::<$F>)? ($($argument),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                $crate::tensor::isa::Set::Avx512 | $crate::tensor::isa::Set::Avx512Vbmi => unsafe {
+                    avx512 $(::<$F>)? ($($argument),*)
+                },
+            }
+        }
+    };
+}
+pub(super) use for_every_kernel;
+
+for_every_kernel! {
+    fn count_codes<F: Block>(
+        values: &[F::Raw], base: u32, first: u8, counts: &mut [u32], codes: &mut [u8],
+    ) {
+        F::codes(values, base, codes);
+        count::portable(codes, first, counts);
+    }
+}
+
+/// How far ahead memory is asked for, in bytes: two blocks.
+const AHEAD: usize = 16 << 10;
+
+/// Asks for a line of 64 bytes of the block that comes after the next one, if there is any.
+///
+/// Loops that go over a block several times leave the prefetcher of the processor behind. They share
+/// the lines of a block in proportion to the time that each takes, so that memory is never idle.
+#[inline(always)]
+pub(super) fn prefetch<T>(block: &[T], line: usize) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        let ahead = block.as_ptr().cast::<i8>().wrapping_add(AHEAD).wrapping_add(line << 6);
+        // SAFETY: a hint: it reads nothing and cannot fault, whatever the address is.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (block, line, AHEAD);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_available_kernel_goes_by_its_name() {
+        let available = Kernel::available();
+        assert_eq!(available.first(), Some(&Kernel::PORTABLE));
+        for kernel in available {
+            assert_eq!(kernel.to_string().parse(), Ok(kernel));
+        }
+        let message = "sse9".parse::<Kernel>().unwrap_err().to_string();
+        assert!(message.contains(FORCE_KERNEL_VARIABLE) && message.contains("portable"));
+    }
+}

@@ -1,0 +1,302 @@
+//! Sums of powers over lanes: the loops in which nearly all of the time goes.
+//!
+//! Sixteen sums run side by side, which is what fixes the bits of a result: lane `l` takes the
+//! values at `l`, `l + 16` and so on (16-bit types by pairs), and lanes are added up as a tree.
+
+use super::isa::prefetch;
+use super::power::two_to;
+
+/// The number of sums side by side.
+const LANES: usize = 16;
+
+/// The number of values after which sums in single precision move to double: at most 64 additions
+/// to one sum, so that its relative error stays below 64 * 2^-24.
+const PART: usize = 64 * LANES;
+
+/// Sums over the values x of powers of d = x - center, and of |x|.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Lanes {
+    d1: [f64; LANES],
+    d2: [f64; LANES],
+    d3: [f64; LANES],
+    d4: [f64; LANES],
+    l1: [f64; LANES],
+}
+
+impl Lanes {
+    pub(super) const ZERO: Self = Self {
+        d1: [0.0; LANES],
+        d2: [0.0; LANES],
+        d3: [0.0; LANES],
+        d4: [0.0; LANES],
+        l1: [0.0; LANES],
+    };
+
+    /// Sums of d, d^2, d^3, d^4 and |x|.
+    pub(super) fn totals(&self) -> [f64; 5] {
+        [self.d1, self.d2, self.d3, self.d4, self.l1].map(total)
+    }
+
+    /// Whether no value was NaN or infinite.
+    pub(super) fn is_finite(&self) -> bool {
+        total(self.l1).is_finite()
+    }
+
+    /// Adds finite values in double precision.
+    #[inline(always)]
+    pub(super) fn add_f64(&mut self, values: &[f64], center: f64) {
+        let mut lanes = *self;
+        let (groups, rest) = values.as_chunks::<LANES>();
+        for (i, group) in groups.iter().enumerate() {
+            prefetch(values, i.wrapping_mul(2));
+            prefetch(values, i.wrapping_mul(2).wrapping_add(1));
+            for (l, &x) in group.iter().enumerate() {
+                lanes.add_one(l, x, center);
+            }
+        }
+        *self = lanes;
+        self.add_rest(rest.iter().copied(), center);
+    }
+
+    /// What fills no group, in double precision. All goes to the first lane.
+    #[inline(always)]
+    fn add_rest(&mut self, values: impl Iterator<Item = f64>, center: f64) {
+        for x in values {
+            self.add_one(0, x, center);
+        }
+    }
+
+    #[inline(always)]
+    fn add_one(&mut self, l: usize, x: f64, center: f64) {
+        let d = x - center;
+        let square = d * d;
+        self.d1[l] += d;
+        self.d2[l] = d.mul_add(d, self.d2[l]);
+        self.d3[l] = square.mul_add(d, self.d3[l]);
+        self.d4[l] = square.mul_add(square, self.d4[l]);
+        self.l1[l] += x.abs();
+    }
+
+    /// Adds values of f32: sums that norms are made of in double precision, third and fourth powers
+    /// in single, in units of 2^-k.
+    #[inline(always)]
+    pub(super) fn add_f32(&mut self, values: &[f32], center: f32, k: i32) {
+        let scale = two_to(k) as f32;
+        let shift = center * scale;
+        for (p, part) in values.chunks(PART).enumerate() {
+            let (groups, rest) = part.as_chunks::<LANES>();
+            // Half of the lines of a block for the squares, a quarter for the cubes.
+            let lines = [32 + 32 * p, 96 + 16 * p];
+            if center == 0.0 {
+                self.add_squares::<false>(groups, center, values, lines[0]);
+            } else {
+                self.add_squares::<true>(groups, center, values, lines[0]);
+            }
+            let mut even = Cubes::ZERO;
+            let mut odd = Cubes::ZERO;
+            let (pairs, last) = groups.as_chunks::<2>();
+            for (i, [a, b]) in pairs.iter().enumerate() {
+                prefetch(values, lines[1].wrapping_add(i / 2));
+                even.add(a, scale, shift);
+                odd.add(b, scale, shift);
+            }
+            for group in last {
+                even.add(group, scale, shift);
+            }
+            let (d3, d4) = even.with(&odd);
+            widen(&mut self.d3, d3, -3 * k);
+            widen(&mut self.d4, d4, -4 * k);
+            self.add_rest(rest.iter().copied().map(f64::from), f64::from(center));
+        }
+    }
+
+    #[inline(always)]
+    fn add_squares<const CENTERED: bool>(
+        &mut self,
+        groups: &[[f32; LANES]],
+        center: f32,
+        block: &[f32],
+        line: usize,
+    ) {
+        let center = f64::from(center);
+        let mut squares = Squares { d1: self.d1, d2: self.d2, l1: self.l1 };
+        let (pairs, rest) = groups.as_chunks::<2>();
+        for (i, pair) in pairs.iter().enumerate() {
+            prefetch(block, line.wrapping_add(i));
+            for group in pair {
+                squares.add::<CENTERED>(group, center);
+            }
+        }
+        for group in rest {
+            squares.add::<CENTERED>(group, center);
+        }
+        (self.d1, self.d2, self.l1) = (squares.d1, squares.d2, squares.l1);
+    }
+
+    /// Adds values of a 16-bit type in single precision, in units of 2^-k.
+    ///
+    /// `unpack` makes of the two values in a word two of f32, smaller by `2^unit`.
+    #[inline(always)]
+    pub(super) fn add_16_bit(
+        &mut self,
+        values: &[u16],
+        center: f32,
+        k: i32,
+        unit: i32,
+        unpack: impl Fn(u32) -> [f32; 2] + Copy,
+    ) {
+        if center == 0.0 {
+            self.add_pairs::<false>(values, center, k, unit, unpack);
+        } else {
+            self.add_pairs::<true>(values, center, k, unit, unpack);
+        }
+    }
+
+    #[inline(always)]
+    fn add_pairs<const CENTERED: bool>(
+        &mut self,
+        values: &[u16],
+        center: f32,
+        k: i32,
+        unit: i32,
+        unpack: impl Fn(u32) -> [f32; 2] + Copy,
+    ) {
+        let scale = two_to(k + unit) as f32;
+        let shift = center * two_to(k) as f32;
+        for (p, part) in values.chunks(PART).enumerate() {
+            let line = 32 + 24 * p;
+            let (mut d1, mut d2, mut l1) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+            let (mut d3, mut d4) = ([0.0; LANES], [0.0; LANES]);
+            let (groups, rest) = part.as_chunks::<{ 2 * LANES }>();
+            for (i, group) in groups.iter().enumerate() {
+                prefetch(values, line.wrapping_add(i)); // three quarters of the lines and some more
+                let words = words(group);
+                for l in 0..LANES {
+                    let [a, b] = unpack(words[l]).map(|x| x * scale);
+                    l1[l] += a.abs() + b.abs();
+                    let [a, b] = if CENTERED { [a - shift, b - shift] } else { [a, b] };
+                    d1[l] += a + b;
+                    let (a2, b2) = (a * a, b * b);
+                    d2[l] += a2 + b2;
+                    d3[l] = b2.mul_add(b, a2.mul_add(a, d3[l]));
+                    d4[l] = b2.mul_add(b2, a2.mul_add(a2, d4[l]));
+                }
+            }
+            widen(&mut self.d1, d1, -k);
+            widen(&mut self.d2, d2, -2 * k);
+            widen(&mut self.d3, d3, -3 * k);
+            widen(&mut self.d4, d4, -4 * k);
+            widen(&mut self.l1, l1, -k);
+            let unit = two_to(unit);
+            let rest = rest.iter().map(|&raw| f64::from(unpack(u32::from(raw))[0]) * unit);
+            self.add_rest(rest, f64::from(center));
+        }
+    }
+}
+
+/// The sums that norms are made of, in double precision.
+struct Squares {
+    d1: [f64; LANES],
+    d2: [f64; LANES],
+    l1: [f64; LANES],
+}
+
+impl Squares {
+    #[inline(always)]
+    fn add<const CENTERED: bool>(&mut self, group: &[f32; LANES], center: f64) {
+        for l in 0..LANES {
+            let x = f64::from(group[l]);
+            let d = if CENTERED { x - center } else { x };
+            self.d1[l] += d;
+            self.d2[l] = d.mul_add(d, self.d2[l]);
+            self.l1[l] += x.abs();
+        }
+    }
+}
+
+/// The sums that skewness and kurtosis are made of, in single precision.
+struct Cubes {
+    d3: [f32; LANES],
+    d4: [f32; LANES],
+}
+
+impl Cubes {
+    const ZERO: Self = Self { d3: [0.0; LANES], d4: [0.0; LANES] };
+
+    #[inline(always)]
+    fn with(&self, other: &Self) -> ([f32; LANES], [f32; LANES]) {
+        let add = |a: &[f32; LANES], b: &[f32; LANES]| std::array::from_fn(|l| a[l] + b[l]);
+        (add(&self.d3, &other.d3), add(&self.d4, &other.d4))
+    }
+
+    #[inline(always)]
+    fn add(&mut self, group: &[f32; LANES], scale: f32, shift: f32) {
+        for l in 0..LANES {
+            let d = group[l].mul_add(scale, -shift);
+            let square = d * d;
+            self.d3[l] = square.mul_add(d, self.d3[l]);
+            self.d4[l] = square.mul_add(square, self.d4[l]);
+        }
+    }
+}
+
+/// Sums of squares, all in double precision.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SquareLanes([f64; 2 * LANES]);
+
+impl SquareLanes {
+    pub(super) const ZERO: Self = Self([0.0; 2 * LANES]);
+
+    pub(super) fn total(&self) -> f64 {
+        let (low, high) = self.0.split_at(LANES);
+        total(std::array::from_fn(|l| low[l] + high[l]))
+    }
+
+    #[inline(always)]
+    pub(super) fn add<T: Copy>(&mut self, values: &[T], decode: impl Fn(T) -> f64 + Copy) {
+        let mut lanes = self.0;
+        let (groups, rest) = values.as_chunks::<{ 2 * LANES }>();
+        for group in groups {
+            prefetch(group, 0);
+            prefetch(group, 1);
+            for (sum, &x) in lanes.iter_mut().zip(group) {
+                let x = decode(x);
+                *sum = x.mul_add(x, *sum);
+            }
+        }
+        for &x in rest {
+            let x = decode(x);
+            lanes[0] = x.mul_add(x, lanes[0]);
+        }
+        self.0 = lanes;
+    }
+}
+
+/// Each two 16-bit values as one word.
+#[inline(always)]
+fn words(values: &[u16; 2 * LANES]) -> [u32; LANES] {
+    std::array::from_fn(|l| u32::from(values[2 * l]) | u32::from(values[2 * l + 1]) << 16)
+}
+
+/// Moves sums in single precision to double, and out of their unit.
+#[inline(always)]
+fn widen(sums: &mut [f64; LANES], lanes: [f32; LANES], unit: i32) {
+    let unit = two_to(unit);
+    // Through memory: what is converted by halves may else be computed by halves, or one by one.
+    let lanes = std::hint::black_box(lanes);
+    for (sum, lane) in sums.iter_mut().zip(lanes) {
+        *sum += f64::from(lane) * unit;
+    }
+}
+
+/// The sum of all lanes, neighbours of equal distance first.
+fn total(mut lanes: [f64; LANES]) -> f64 {
+    let mut n = LANES;
+    while n > 1 {
+        n /= 2;
+        for l in 0..n {
+            lanes[l] += lanes[l + n];
+        }
+    }
+    lanes[0]
+}
