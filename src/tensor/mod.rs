@@ -5,6 +5,7 @@
 //! Euclidean norm alone.
 
 mod dtype;
+mod float8;
 mod format;
 mod histogram;
 mod kernel;
@@ -12,15 +13,17 @@ mod moments;
 mod norm;
 mod power;
 mod record;
+mod scale;
 mod state;
 mod summarize;
 mod view;
 
-pub use dtype::{BFloat16, DType, Float, Float16, Float32, Float64};
+pub use dtype::{BFloat16, DType, Float, Float8E4M3, Float8E5M2, Float16, Float32, Float64};
 pub use format::Format;
 pub use histogram::ExponentHistogram;
 pub use norm::total_norm;
 pub use record::TensorStats;
+pub use scale::{TensorViewMut, ValuesMut, scale};
 pub use state::State;
 pub use summarize::{summarize, summarize_all};
 pub use view::{TensorView, Values};

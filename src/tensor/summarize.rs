@@ -2,9 +2,11 @@
 
 use std::ops::Range;
 
+use super::dtype::{BFloat16, Float8E4M3, Float8E5M2, Float16, Float32, Float64};
+use super::float8;
 use super::kernel::summarize_chunk;
 use super::record::TensorStats;
-use super::view::{TensorView, with_values};
+use super::view::TensorView;
 use crate::parallel;
 
 /// The number of values that one piece of parallel work reads. It is part of what fixes the bits of
@@ -30,7 +32,18 @@ pub fn summarize_all(tensors: &[TensorView<'_>]) -> Vec<TensorStats> {
 }
 
 fn chunk_record(tensor: &TensorView<'_>, range: Range<usize>) -> TensorStats {
-    with_values!(tensor, F, values => summarize_chunk::<F>(&values.range(range)))
+    match tensor {
+        TensorView::Float64(values) => summarize_chunk::<Float64>(&values.range(range)),
+        TensorView::Float32(values) => summarize_chunk::<Float32>(&values.range(range)),
+        TensorView::Float16(values) => summarize_chunk::<Float16>(&values.range(range)),
+        TensorView::BFloat16(values) => summarize_chunk::<BFloat16>(&values.range(range)),
+        TensorView::Float8E4M3(values) => {
+            float8::summarize_chunk::<Float8E4M3>(&values.range(range))
+        }
+        TensorView::Float8E5M2(values) => {
+            float8::summarize_chunk::<Float8E5M2>(&values.range(range))
+        }
+    }
 }
 
 /// Calls `f` with every chunk of every tensor and returns the results in that order.

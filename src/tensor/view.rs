@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use ndarray::{ArrayViewD, ArrayViewMut1, Axis, Slice};
 
-use super::dtype::{BFloat16, DType, Float, Float16, Float32, Float64};
+use super::dtype::{BFloat16, DType, Float, Float8E4M3, Float8E5M2, Float16, Float32, Float64};
 
 /// The values of one tensor, wherever they lie. Nothing here owns or copies them.
 #[derive(Debug)]
@@ -104,6 +104,10 @@ pub enum TensorView<'a> {
     Float16(Values<'a, Float16>),
     /// The upper halves of f32, as bits.
     BFloat16(Values<'a, BFloat16>),
+    /// The format without infinities, as bits.
+    Float8E4M3(Values<'a, Float8E4M3>),
+    /// The format with infinities, as bits.
+    Float8E5M2(Values<'a, Float8E5M2>),
 }
 
 /// Binds `$values` to the values of `$view` and `$F` to their type in `$body`.
@@ -124,6 +128,14 @@ macro_rules! with_values {
             }
             $crate::tensor::view::TensorView::BFloat16($values) => {
                 type $F = $crate::tensor::dtype::BFloat16;
+                $body
+            }
+            $crate::tensor::view::TensorView::Float8E4M3($values) => {
+                type $F = $crate::tensor::dtype::Float8E4M3;
+                $body
+            }
+            $crate::tensor::view::TensorView::Float8E5M2($values) => {
+                type $F = $crate::tensor::dtype::Float8E5M2;
                 $body
             }
         }
