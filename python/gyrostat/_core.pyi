@@ -15,11 +15,13 @@ __all__ = [
     "fingerprint",
     "merge_all",
     "read_arrow",
+    "scale",
     "shared_groups",
     "summarize",
     "summarize_all",
     "time_disorder",
     "total_norm",
+    "writable_norm",
 ]
 
 @type_check_only
@@ -190,9 +192,23 @@ class TensorStats:
     def __ne__(self, other: object, /) -> bool: ...
     __hash__: None  # type: ignore[assignment]
 
-def summarize(array: NDArray[Any], dtype: str) -> TensorStats: ...
-def summarize_all(tensors: list[tuple[NDArray[Any], str]]) -> list[TensorStats]: ...
-def total_norm(tensors: list[tuple[NDArray[Any], str]]) -> float: ...
+def summarize(x: Any, dtype: str | None = None) -> TensorStats:
+    """With ``dtype``, unsigned integers are taken for the bits of such values."""
+
+def summarize_all(tensors: list[Any], names: Sequence[str]) -> list[TensorStats]: ...
+def total_norm(tensors: list[Any], names: Sequence[str]) -> float:
+    """The names are for messages."""
+
+def writable_norm(tensors: list[Any]) -> float | None:
+    """The norm of PyTorch tensors; None unless :func:`scale` can write every one of them."""
+
+def scale(tensors: list[Any], factor: float) -> bool:
+    """Multiply PyTorch tensors in place; False if that cannot be done, and nothing was.
+
+    They must be dense, in host memory, of float64, float32, float16 or bfloat16, and none of their
+    values may share memory.
+    """
+
 def merge_all(records: list[TensorStats]) -> TensorStats: ...
 
 @final

@@ -2,7 +2,11 @@
 
 mod arrow;
 mod column;
+mod dlpack;
+mod intake;
 mod leak;
+mod memory;
+mod scale;
 mod series;
 mod state;
 mod tensor;
@@ -42,6 +46,8 @@ mod _core {
     use super::build_info;
     #[pymodule_export]
     use super::leak::{Leaks, find_leaks, fingerprint, shared_groups, time_disorder};
+    #[pymodule_export]
+    use super::scale::{scale, writable_norm};
     #[pymodule_export]
     use super::series::{SpikeDetector, find_spikes};
     #[pymodule_export]

@@ -1,106 +1,25 @@
 //! Bindings of `tensor`.
 
-use numpy::{
-    Element, IntoPyArray, PyArray1, PyArrayDyn, PyArrayMethods, PyReadonlyArrayDyn,
-    PyUntypedArrayMethods,
-};
+use numpy::{IntoPyArray, PyArray1};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyDictMethods};
+use pyo3::types::{PyDict, PyDictMethods, PyList};
 
+use super::intake;
+use super::memory::Held;
 use super::state::{check_version, field, float, plain_float};
 use crate::error::Error;
-use crate::tensor::{self, DType, Float, State, TensorView, Values};
+use crate::tensor::{self, DType, State};
 
 const VERSION: u32 = 1;
 
-/// The number of axes up to which the `numpy` crate can view an array that is not contiguous.
-const MAX_AXES: usize = 32;
-
-/// A tensor that is held while its values are read.
-enum Held<'py> {
-    Float64(Memory<'py, f64>),
-    Float32(Memory<'py, f32>),
-    Float16(Memory<'py, u16>),
-    BFloat16(Memory<'py, u16>),
-}
-
-/// The array that holds the values of a tensor.
-enum Memory<'py, T: Element> {
-    Aligned(PyReadonlyArrayDyn<'py, T>),
-    /// The bytes of the values, along one more axis.
-    Unaligned(PyReadonlyArrayDyn<'py, u8>),
-}
-
-impl<'py> Held<'py> {
-    /// `dtype` is the type of the values; 16-bit types come as uint16.
-    fn new(array: &Bound<'py, PyAny>, dtype: &str) -> PyResult<Self> {
-        Ok(match DType::from_name(dtype) {
-            Some(DType::Float64) => Self::Float64(Memory::new(array)?),
-            Some(DType::Float32) => Self::Float32(Memory::new(array)?),
-            Some(DType::Float16) => Self::Float16(Memory::new(array)?),
-            Some(DType::BFloat16) => Self::BFloat16(Memory::new(array)?),
-            _ => return Err(Error::type_("tensor", "a floating-point dtype", dtype).into()),
-        })
-    }
-
-    fn view(&self) -> PyResult<TensorView<'_>> {
-        Ok(match self {
-            Self::Float64(memory) => TensorView::Float64(memory.values()?),
-            Self::Float32(memory) => TensorView::Float32(memory.values()?),
-            Self::Float16(memory) => TensorView::Float16(memory.values()?),
-            Self::BFloat16(memory) => TensorView::BFloat16(memory.values()?),
-        })
-    }
-}
-
-impl<'py, T: Element> Memory<'py, T> {
-    fn new(array: &Bound<'py, PyAny>) -> PyResult<Self> {
-        let typed = array.cast::<PyArrayDyn<T>>()?;
-        let width = size_of::<T>();
-        // A field of a packed record starts anywhere, and its values any number of bytes apart.
-        if typed.is_aligned() && typed.strides().iter().all(|stride| stride % width as isize == 0) {
-            return Ok(Self::Aligned(typed.try_readonly()?));
-        }
-        let bytes = array.call_method1("view", (vec![("bytes", "u1", (width,))],))?;
-        let bytes = bytes.get_item("bytes")?.cast_into::<PyArrayDyn<u8>>()?;
-        Ok(Self::Unaligned(bytes.try_readonly()?))
-    }
-
-    fn values<F: Float<Raw = T>>(&self) -> PyResult<Values<'_, F>> {
-        let (len, axes) = match self {
-            Self::Aligned(array) => (array.len(), array.ndim()),
-            Self::Unaligned(bytes) => (bytes.len(), bytes.ndim()),
-        };
-        if len == 0 {
-            return Ok(Values::Contiguous(&[]));
-        }
-        if let Self::Aligned(array) = self
-            && array.is_c_contiguous()
-        {
-            return Ok(Values::Contiguous(array.as_slice()?));
-        }
-        if axes > MAX_AXES {
-            let expected = format!("at most {MAX_AXES} axes in a strided tensor");
-            return Err(Error::value("tensor", expected, axes).into());
-        }
-        Ok(match self {
-            Self::Aligned(array) => Values::Strided(array.as_array()),
-            Self::Unaligned(bytes) => Values::Bytes(bytes.as_array()),
-        })
-    }
-}
-
-fn hold<'py>(tensors: &[(Bound<'py, PyAny>, String)]) -> PyResult<Vec<Held<'py>>> {
-    tensors.iter().map(|(array, dtype)| Held::new(array, dtype)).collect()
-}
-
 #[pyfunction]
+#[pyo3(signature = (x, dtype=None))]
 pub(super) fn summarize(
     py: Python<'_>,
-    array: &Bound<'_, PyAny>,
-    dtype: &str,
+    x: &Bound<'_, PyAny>,
+    dtype: Option<&str>,
 ) -> PyResult<TensorStats> {
-    let held = Held::new(array, dtype)?;
+    let held = intake::hold_one(x, dtype)?;
     let view = held.view()?;
     Ok(TensorStats(py.detach(|| tensor::summarize(&view))))
 }
@@ -108,9 +27,10 @@ pub(super) fn summarize(
 #[pyfunction]
 pub(super) fn summarize_all(
     py: Python<'_>,
-    tensors: Vec<(Bound<'_, PyAny>, String)>,
+    tensors: &Bound<'_, PyList>,
+    names: &Bound<'_, PyAny>,
 ) -> PyResult<Vec<TensorStats>> {
-    let held = hold(&tensors)?;
+    let held = intake::hold(tensors, names)?;
     let views: Vec<_> = held.iter().map(Held::view).collect::<PyResult<_>>()?;
     let records = py.detach(|| tensor::summarize_all(&views));
     Ok(records.into_iter().map(TensorStats).collect())
@@ -119,9 +39,10 @@ pub(super) fn summarize_all(
 #[pyfunction]
 pub(super) fn total_norm(
     py: Python<'_>,
-    tensors: Vec<(Bound<'_, PyAny>, String)>,
+    tensors: &Bound<'_, PyList>,
+    names: &Bound<'_, PyAny>,
 ) -> PyResult<f64> {
-    let held = hold(&tensors)?;
+    let held = intake::hold(tensors, names)?;
     let views: Vec<_> = held.iter().map(Held::view).collect::<PyResult<_>>()?;
     Ok(py.detach(|| tensor::total_norm(&views)))
 }

@@ -247,7 +247,8 @@ mod tests {
         let below = above.saturating_sub(1) as u16;
         let above = (above as u16).min(infinity);
         let (down, up) = (x.abs() - value(below), value(above) - x.abs());
-        let pattern = if down < up || down == up && below % 2 == 0 { below } else { above };
+        let pattern =
+            if down < up || down == up && below.is_multiple_of(2) { below } else { above };
         sign | pattern
     }
 
