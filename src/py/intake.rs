@@ -34,8 +34,20 @@ pub(super) fn hold<'py>(
     names: &Bound<'py, PyAny>,
 ) -> PyResult<Vec<Held<'py>>> {
     let mut intake = Intake::default();
-    let mut hold = |(i, object)| intake.hold(&object, || names.get_item(i).map(Some));
-    objects.iter().enumerate().map(&mut hold).collect()
+    let mut all = Vec::with_capacity(objects.len());
+    for (i, object) in objects.iter().enumerate() {
+        all.push(intake.hold(&object, || names.get_item(i).map(Some))?);
+    }
+    Ok(all)
+}
+
+/// The values of tensors that are held.
+pub(super) fn views<'a>(tensors: &'a [Held<'_>]) -> PyResult<Vec<TensorView<'a>>> {
+    let mut views = Vec::with_capacity(tensors.len());
+    for held in tensors {
+        views.push(held.view()?);
+    }
+    Ok(views)
 }
 
 /// Tensors whose memory may be written, no two of them in the same place.
@@ -44,7 +56,7 @@ pub(super) struct Writable<'py>(Vec<Held<'py>>);
 impl Writable<'_> {
     /// The values, to be read.
     pub(super) fn views(&self) -> PyResult<Vec<TensorView<'_>>> {
-        self.0.iter().map(Held::view).collect()
+        views(&self.0)
     }
 
     /// The values, to be written.

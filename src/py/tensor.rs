@@ -5,7 +5,6 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyDictMethods, PyList};
 
 use super::intake;
-use super::memory::Held;
 use super::state::{check_version, field, float, plain_float};
 use crate::error::Error;
 use crate::tensor::{self, DType, State};
@@ -31,7 +30,7 @@ pub(super) fn summarize_all(
     names: &Bound<'_, PyAny>,
 ) -> PyResult<Vec<TensorStats>> {
     let held = intake::hold(tensors, names)?;
-    let views: Vec<_> = held.iter().map(Held::view).collect::<PyResult<_>>()?;
+    let views = intake::views(&held)?;
     let records = py.detach(|| tensor::summarize_all(&views));
     Ok(records.into_iter().map(TensorStats).collect())
 }
@@ -43,7 +42,7 @@ pub(super) fn total_norm(
     names: &Bound<'_, PyAny>,
 ) -> PyResult<f64> {
     let held = intake::hold(tensors, names)?;
-    let views: Vec<_> = held.iter().map(Held::view).collect::<PyResult<_>>()?;
+    let views = intake::views(&held)?;
     Ok(py.detach(|| tensor::total_norm(&views)))
 }
 
