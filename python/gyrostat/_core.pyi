@@ -10,18 +10,17 @@ __all__ = [
     "SpikeDetector",
     "TensorStats",
     "build_info",
+    "clip",
     "find_leaks",
     "find_spikes",
     "fingerprint",
     "merge_all",
     "read_arrow",
-    "scale",
     "shared_groups",
     "summarize",
     "summarize_all",
     "time_disorder",
     "total_norm",
-    "writable_norm",
 ]
 
 @type_check_only
@@ -199,14 +198,14 @@ def summarize_all(tensors: list[Any], names: Sequence[str]) -> list[TensorStats]
 def total_norm(tensors: list[Any], names: Sequence[str]) -> float:
     """The names are for messages."""
 
-def writable_norm(tensors: list[Any]) -> float | None:
-    """The norm of PyTorch tensors; None unless :func:`scale` can write every one of them."""
+def clip(
+    tensors: list[Any], max_norm: float, finite_only: bool
+) -> tuple[float, bool] | None:
+    """Scale PyTorch tensors in place so that their norm is at most ``max_norm``.
 
-def scale(tensors: list[Any], factor: float) -> bool:
-    """Multiply PyTorch tensors in place; False if that cannot be done, and nothing was.
-
-    They must be dense, in host memory, of float64, float32, float16 or bfloat16, and none of their
-    values may share memory.
+    Returns the norm before, and whether the tensors have been scaled: with ``finite_only`` not by a
+    norm that is not finite. None, and nothing is done, unless all of them are dense, in host
+    memory, of float64, float32, float16 or bfloat16, and no two values share memory.
     """
 
 def merge_all(records: list[TensorStats]) -> TensorStats: ...

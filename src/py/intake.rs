@@ -50,34 +50,27 @@ pub(super) fn views<'a>(tensors: &'a [Held<'_>]) -> PyResult<Vec<TensorView<'a>>
     Ok(views)
 }
 
-/// Tensors whose memory may be written, no two of them in the same place.
-pub(super) struct Writable<'py>(Vec<Held<'py>>);
-
-impl Writable<'_> {
-    /// The values, to be read.
-    pub(super) fn views(&self) -> PyResult<Vec<TensorView<'_>>> {
-        views(&self.0)
-    }
-
-    /// The values, to be written.
-    pub(super) fn views_mut(&mut self) -> Option<Vec<TensorViewMut<'_>>> {
-        self.0.iter_mut().map(Held::view_mut).collect()
-    }
-}
-
-/// Holds several tensors of `PyTorch` in order to write them; `None` unless every one of them can be
-/// written from here.
-pub(super) fn hold_writable<'py>(objects: &Bound<'py, PyList>) -> PyResult<Option<Writable<'py>>> {
+/// Holds several tensors, no two of which share memory; `None` if that is not so, or if one of them
+/// can only be reached through `readable`.
+pub(super) fn hold_apart<'py>(objects: &Bound<'py, PyList>) -> PyResult<Option<Vec<Held<'py>>>> {
     let mut intake = Intake::default();
     let mut all = Vec::with_capacity(objects.len());
     for object in objects.iter() {
-        let Some(mut held) = intake.direct(&object)? else { return Ok(None) };
-        if held.view_mut().is_none() {
-            return Ok(None);
+        match intake.direct(&object)? {
+            Some(held) => all.push(held),
+            None => return Ok(None),
         }
-        all.push(held);
     }
-    Ok(are_disjoint(&all).then_some(Writable(all)))
+    Ok(are_disjoint(&all).then_some(all))
+}
+
+/// The values of tensors that are held apart, to be written; `None` if one of them cannot be.
+pub(super) fn views_mut<'a>(tensors: &'a mut [Held<'_>]) -> Option<Vec<TensorViewMut<'a>>> {
+    let mut views = Vec::with_capacity(tensors.len());
+    for held in tensors {
+        views.push(held.view_mut()?);
+    }
+    Some(views)
 }
 
 /// What one call has learnt about classes and dtypes. There are few of either.

@@ -1,12 +1,12 @@
 //! The Python extension module `gyrostat._core`: convert, release the GIL, call. No arithmetic here.
 
 mod arrow;
+mod clip;
 mod column;
 mod dlpack;
 mod intake;
 mod leak;
 mod memory;
-mod scale;
 mod series;
 mod state;
 mod tensor;
@@ -45,9 +45,9 @@ mod _core {
     #[pymodule_export]
     use super::build_info;
     #[pymodule_export]
-    use super::leak::{Leaks, find_leaks, fingerprint, shared_groups, time_disorder};
+    use super::clip::clip;
     #[pymodule_export]
-    use super::scale::{scale, writable_norm};
+    use super::leak::{Leaks, find_leaks, fingerprint, shared_groups, time_disorder};
     #[pymodule_export]
     use super::series::{SpikeDetector, find_spikes};
     #[pymodule_export]

@@ -23,7 +23,7 @@ pub use format::Format;
 pub use histogram::ExponentHistogram;
 pub use norm::total_norm;
 pub use record::TensorStats;
-pub use scale::{TensorViewMut, ValuesMut, scale};
+pub use scale::{Clipped, TensorViewMut, ValuesMut, clip, scale};
 pub use state::State;
 pub use summarize::{summarize, summarize_all};
 pub use view::{TensorView, Values};

@@ -1,10 +1,12 @@
-//! Multiplication of many tensors by one factor, in place: the second half of gradient clipping.
+//! Multiplication of many tensors by one factor, in place, and gradient clipping, which is that.
 
 use std::sync::{Mutex, PoisonError};
 
 use ndarray::{ArrayViewMut1, ArrayViewMutD, Axis};
 
 use super::dtype::{BFloat16, Float, Float16, Float32, Float64};
+use super::norm::total_norm;
+use super::view::{TensorView, Values};
 use crate::parallel;
 
 /// The number of values that one piece of parallel work multiplies.
@@ -30,6 +32,51 @@ pub enum TensorViewMut<'a> {
     Float16(ValuesMut<'a, Float16>),
     /// The upper halves of f32, as bits.
     BFloat16(ValuesMut<'a, BFloat16>),
+}
+
+impl<F: Float> ValuesMut<'_, F> {
+    fn view(&self) -> Values<'_, F> {
+        match self {
+            Self::Contiguous(values) => Values::Contiguous(values),
+            Self::Strided(view) => Values::Strided(view.view()),
+        }
+    }
+}
+
+impl TensorViewMut<'_> {
+    /// The same values, to be read.
+    pub fn view(&self) -> TensorView<'_> {
+        match self {
+            Self::Float64(values) => TensorView::Float64(values.view()),
+            Self::Float32(values) => TensorView::Float32(values.view()),
+            Self::Float16(values) => TensorView::Float16(values.view()),
+            Self::BFloat16(values) => TensorView::BFloat16(values.view()),
+        }
+    }
+}
+
+/// What [`clip`] has found and done.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Clipped {
+    /// The norm of all values together, as [`total_norm`] has it, before anything was done.
+    pub norm: f64,
+    /// Whether the values have been scaled.
+    pub scaled: bool,
+}
+
+/// Scales all tensors together so that their norm is at most `max_norm`.
+///
+/// The factor is that of `PyTorch`, `max_norm / (norm + 1e-6)` where that is less than 1. A norm that
+/// is not finite makes it 0 or NaN; with `finite_only` nothing is scaled then.
+pub fn clip(tensors: Vec<TensorViewMut<'_>>, max_norm: f64, finite_only: bool) -> Clipped {
+    let views: Vec<_> = tensors.iter().map(TensorViewMut::view).collect();
+    let norm = total_norm(&views);
+    let factor = max_norm / (norm + 1e-6);
+    let scaled = (factor < 1.0 || factor.is_nan()) && (norm.is_finite() || !finite_only);
+    if scaled {
+        scale(tensors, factor);
+    }
+    Clipped { norm, scaled }
 }
 
 /// Multiplies every value by `factor`.
@@ -316,6 +363,34 @@ mod tests {
         let mut large = [3e38_f32];
         scale_slice::<Float32>(&mut large, 1.0 / 3e43);
         assert!((f64::from(large[0]) - 1e-5).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_norm_that_is_too_large_becomes_the_largest_allowed() {
+        fn both<'a>(a: &'a mut [f32], b: &'a mut [f64]) -> Vec<TensorViewMut<'a>> {
+            let a = TensorViewMut::Float32(ValuesMut::Contiguous(a));
+            vec![a, TensorViewMut::Float64(ValuesMut::Contiguous(b))]
+        }
+
+        let (mut a, mut b) = ([3e25_f32, 0.0], [-4e25_f64]);
+        let large = clip(both(&mut a, &mut b), 1.0, false);
+        assert!(large.scaled && (large.norm / 5e25 - 1.0).abs() < 1e-7);
+        assert!((a[0] - 0.6).abs() < 1e-6 && (b[0] + 0.8).abs() < 1e-6);
+        let small = clip(both(&mut a, &mut b), 1.001, false);
+        assert!(!small.scaled && (small.norm - 1.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_norm_that_is_not_finite() {
+        let clip = |x: &mut [f32], finite_only| {
+            clip(vec![TensorViewMut::Float32(ValuesMut::Contiguous(x))], 1.0, finite_only)
+        };
+        for culprit in [f32::NAN, f32::INFINITY] {
+            let mut x = [5.0, culprit];
+            assert!(!clip(&mut x, true).scaled && x[0] == 5.0);
+            assert!(clip(&mut x, false).scaled && x[1].is_nan());
+            assert_eq!(x[0].is_nan(), culprit.is_nan());
+        }
     }
 
     #[test]
