@@ -1,9 +1,9 @@
-//! Time per value of the record and of the norm alone.
+//! Time per value of the record, level by level. `GYROSTAT_FORCE_KERNEL` chooses the instructions.
 
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use gyrostat::tensor::{TensorView, Values, summarize, summarize_all, total_norm};
+use gyrostat::tensor::{Level, TensorView, Values, summarize, summarize_all};
 
 /// Values of a normal distribution with deviation 1e-3, near enough: sums of uniform ones.
 fn normal(n: usize) -> Vec<f32> {
@@ -37,11 +37,10 @@ fn kernels(c: &mut Criterion) {
         ("f32, 95 % zeros", TensorView::from(&sparse[..])),
         ("f32, 0.1 % NaN", TensorView::from(&holed[..])),
     ];
-    let runs: [(&str, Run); 2] = [
-        ("summarize", |tensor| drop(black_box(summarize(tensor)))),
-        ("total_norm", |tensor| {
-            black_box(total_norm(std::slice::from_ref(tensor)));
-        }),
+    let runs: [(&str, Run); 3] = [
+        ("norm", |tensor| drop(black_box(summarize(tensor, Level::Norm)))),
+        ("moments", |tensor| drop(black_box(summarize(tensor, Level::Moments)))),
+        ("full", |tensor| drop(black_box(summarize(tensor, Level::Full)))),
     ];
     for (name, run) in runs {
         let mut group = c.benchmark_group(name);
@@ -55,7 +54,7 @@ fn kernels(c: &mut Criterion) {
     }
     let small: Vec<_> = single.chunks_exact(64).take(148).map(TensorView::from).collect();
     c.bench_function("summarize_all, 148 of 64 f32", |b| {
-        b.iter(|| summarize_all(black_box(&small)));
+        b.iter(|| summarize_all(black_box(&small), Level::Full));
     });
 }
 

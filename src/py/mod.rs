@@ -1,8 +1,12 @@
 //! The Python extension module `gyrostat._core`: convert, release the GIL, call. No arithmetic here.
 
 mod arrow;
+mod clip;
 mod column;
+mod dlpack;
+mod intake;
 mod leak;
+mod memory;
 mod series;
 mod state;
 mod tensor;
@@ -30,6 +34,7 @@ fn build_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     info.set_item("version", env!("CARGO_PKG_VERSION"))?;
     info.set_item("profile", if cfg!(debug_assertions) { "debug" } else { "release" })?;
     info.set_item("target", format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS))?;
+    info.set_item("kernel", crate::tensor::current_kernel().name())?;
     info.set_item("threads", parallel::current_threads())?;
     Ok(info)
 }
@@ -41,11 +46,13 @@ mod _core {
     #[pymodule_export]
     use super::build_info;
     #[pymodule_export]
+    use super::clip::clip;
+    #[pymodule_export]
     use super::leak::{Leaks, find_leaks, fingerprint, shared_groups, time_disorder};
     #[pymodule_export]
     use super::series::{SpikeDetector, find_spikes};
     #[pymodule_export]
-    use super::tensor::{TensorStats, merge_all, summarize, summarize_all, total_norm};
+    use super::tensor::{Records, TensorStats, statistics, summarize, summarize_all, total_norm};
 
     use pyo3::prelude::*;
 
@@ -53,6 +60,7 @@ mod _core {
     fn init(_module: &Bound<'_, PyModule>) -> PyResult<()> {
         // Said at import, not in the middle of a run.
         crate::parallel::configured_threads()?;
+        crate::tensor::configured_kernel()?;
         Ok(())
     }
 }

@@ -9,9 +9,6 @@ use super::lanes::Lanes;
 /// its sums and its histogram.
 const BLOCK_BYTES: usize = 8 << 10;
 
-/// The largest number of values of a block.
-pub(super) const MOST_VALUES: usize = BLOCK_BYTES / 2;
-
 /// Where the values of a block lie.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Extent {

@@ -17,17 +17,23 @@ pub enum DType {
     Float16,
     /// The upper half of a binary32.
     BFloat16,
+    /// Eight bits, four of them exponent; no infinity, and NaN only where all other bits are set.
+    Float8E4M3,
+    /// Eight bits, five of them exponent; otherwise as IEEE has it.
+    Float8E5M2,
     /// A merge of records of several types.
     Mixed,
 }
 
 impl DType {
     /// Every type, by the name that `NumPy` and `PyTorch` use.
-    const NAMES: [(&'static str, Self); 5] = [
+    const NAMES: [(&'static str, Self); 7] = [
         ("float64", Self::Float64),
         ("float32", Self::Float32),
         ("float16", Self::Float16),
         ("bfloat16", Self::BFloat16),
+        ("float8_e4m3fn", Self::Float8E4M3),
+        ("float8_e5m2", Self::Float8E5M2),
         ("mixed", Self::Mixed),
     ];
 
@@ -39,6 +45,19 @@ impl DType {
     /// The inverse of [`DType::name`].
     pub fn from_name(name: &str) -> Option<Self> {
         Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, dtype)| *dtype)
+    }
+
+    /// The exponent of the smallest normal number; `None` for a mixture.
+    pub(super) fn first_normal_exponent(self) -> Option<i32> {
+        Some(match self {
+            Self::Float64 => 1 - Float64::BIAS,
+            Self::Float32 => 1 - Float32::BIAS,
+            Self::Float16 => 1 - Float16::BIAS,
+            Self::BFloat16 => 1 - BFloat16::BIAS,
+            Self::Float8E4M3 => 1 - Float8E4M3::BIAS,
+            Self::Float8E5M2 => 1 - Float8E5M2::BIAS,
+            Self::Mixed => return None,
+        })
     }
 
     /// The type of a merge; `None` is the type of a record of nothing.
@@ -73,8 +92,10 @@ pub trait Float: sealed::Sealed {
     /// What the exponent field of 1.0 holds.
     const BIAS: i32;
     /// The number of values of the exponent field. The first holds zero and the subnormal numbers,
-    /// the last Inf and NaN.
+    /// the last Inf and NaN; in [`Float8E4M3`] it holds numbers too.
     const FIELDS: usize = 2 * (Self::BIAS as usize + 1);
+    /// The exponent of the largest number.
+    const MAX_EXPONENT: i32 = Self::BIAS;
     /// The exponent of the smallest subnormal number.
     const MIN_EXPONENT: i32 = 1 - Self::BIAS - Self::MANTISSA_BITS as i32;
     /// Whether sums of fourth powers need no scale whatever the values are.
@@ -91,7 +112,10 @@ pub trait Float: sealed::Sealed {
 
     /// The finite value in units of 2^unit, which is zero for types narrower than f64. Subnormal
     /// numbers are read as they are, and in no more time than others.
-    fn decode_finite(raw: Self::Raw, unit: i32) -> f64;
+    #[inline(always)]
+    fn decode_finite(raw: Self::Raw, _unit: i32) -> f64 {
+        Self::decode(raw)
+    }
 
     /// The value of a finite magnitude, given by its bits.
     fn magnitude(bits: u64) -> f64 {
@@ -139,10 +163,21 @@ pub enum Float16 {}
 #[derive(Debug)]
 pub enum BFloat16 {}
 
+/// Four bits of exponent and three of mantissa, stored as its bits ("fn": finite numbers and NaN
+/// only; the format of the Open Compute Project).
+#[derive(Debug)]
+pub enum Float8E4M3 {}
+
+/// Five bits of exponent and two of mantissa, stored as its bits.
+#[derive(Debug)]
+pub enum Float8E5M2 {}
+
 impl sealed::Sealed for Float64 {}
 impl sealed::Sealed for Float32 {}
 impl sealed::Sealed for Float16 {}
 impl sealed::Sealed for BFloat16 {}
+impl sealed::Sealed for Float8E4M3 {}
+impl sealed::Sealed for Float8E5M2 {}
 
 impl Float for Float64 {
     type Raw = f64;
@@ -236,11 +271,6 @@ impl Float for Float16 {
         f64::from(f32::from_bits(bits | sign))
     }
 
-    #[inline(always)]
-    fn decode_finite(raw: u16, _unit: i32) -> f64 {
-        Self::decode(raw)
-    }
-
     fn from_bytes(bytes: &[u8]) -> Option<u16> {
         bytes.first_chunk().copied().map(u16::from_ne_bytes)
     }
@@ -272,6 +302,77 @@ impl Float for BFloat16 {
     }
 }
 
+impl Float for Float8E4M3 {
+    type Raw = u8;
+    const DTYPE: DType = DType::Float8E4M3;
+    const MANTISSA_BITS: u32 = 3;
+    const BIAS: i32 = 7;
+    const MAX_EXPONENT: i32 = 8;
+
+    fn bits(raw: u8) -> u64 {
+        u64::from(raw)
+    }
+
+    fn decode(raw: u8) -> f64 {
+        const VALUES: [f64; 256] = {
+            let mut values = float8_values(Float8E4M3::MANTISSA_BITS, Float8E4M3::BIAS);
+            (values[0x7f], values[0xff]) = (f64::NAN, f64::NAN);
+            values
+        };
+        VALUES[usize::from(raw)]
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<u8> {
+        bytes.first().copied()
+    }
+}
+
+impl Float for Float8E5M2 {
+    type Raw = u8;
+    const DTYPE: DType = DType::Float8E5M2;
+    const MANTISSA_BITS: u32 = 2;
+    const BIAS: i32 = 15;
+
+    fn bits(raw: u8) -> u64 {
+        u64::from(raw)
+    }
+
+    fn decode(raw: u8) -> f64 {
+        const VALUES: [f64; 256] = {
+            let mut values = float8_values(Float8E5M2::MANTISSA_BITS, Float8E5M2::BIAS);
+            (values[0x7c], values[0xfc]) = (f64::INFINITY, f64::NEG_INFINITY);
+            let mut nan = 0x7d;
+            while nan <= 0x7f {
+                (values[nan], values[nan + 0x80]) = (f64::NAN, f64::NAN);
+                nan += 1;
+            }
+            values
+        };
+        VALUES[usize::from(raw)]
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<u8> {
+        bytes.first().copied()
+    }
+}
+
+/// What the 256 patterns of an 8-bit format would be worth if all of them were numbers.
+const fn float8_values(mantissa_bits: u32, bias: i32) -> [f64; 256] {
+    let one = 1_u64 << mantissa_bits;
+    let mut values = [0.0; 256];
+    let mut raw = 0;
+    while raw < 0x80 {
+        let (field, mantissa) = (raw as u64 >> mantissa_bits, raw as u64 & (one - 1));
+        let (significand, field) = if field == 0 { (mantissa, 1) } else { (one + mantissa, field) };
+        // 2^(field - bias - mantissa_bits) by its bits.
+        let exponent = field as i32 - bias - mantissa_bits as i32;
+        let value = significand as f64 * f64::from_bits(((1023 + exponent) as u64) << 52);
+        (values[raw], values[raw + 0x80]) = (value, -value);
+        raw += 1;
+    }
+    values
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -282,7 +383,7 @@ mod tests {
         let m = F::mantissa(raw) as f64;
         match F::field(raw) {
             0 => sign * m * f64::powi(2.0, F::MIN_EXPONENT),
-            field if field == F::FIELDS - 1 => {
+            field if field as i32 > F::BIAS + F::MAX_EXPONENT => {
                 if m == 0.0 {
                     sign * f64::INFINITY
                 } else {
@@ -315,6 +416,24 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn every_8_bit_pattern_decodes() {
+        for raw in 0..=u8::MAX {
+            let by_definition = [
+                if raw & 0x7f == 0x7f { f64::NAN } else { by_definition::<Float8E4M3>(raw) },
+                by_definition::<Float8E5M2>(raw),
+            ];
+            let got = [Float8E4M3::decode(raw), Float8E5M2::decode(raw)];
+            for (got, expected) in got.into_iter().zip(by_definition) {
+                assert!(
+                    got.to_bits() == expected.to_bits() || got.is_nan() && expected.is_nan(),
+                    "{raw:#04x}: {got} instead of {expected}"
+                );
+            }
+        }
+        assert_eq!((Float8E4M3::decode(0x7e), Float8E5M2::decode(0x7b)), (448.0, 57344.0));
     }
 
     #[test]

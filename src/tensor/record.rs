@@ -84,7 +84,7 @@ impl TensorStats {
     }
 
     /// Forgets what is beyond `level`.
-    fn lower_to(&mut self, level: Level) {
+    pub(super) fn lower_to(&mut self, level: Level) {
         self.level = level;
         if level < Level::Full {
             self.subnormal_count = 0;

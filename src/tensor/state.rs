@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::dtype::{BFloat16, DType, Float, Float16, Float32, Float64};
+use super::dtype::{BFloat16, DType, Float, Float8E4M3, Float8E5M2, Float16, Float32, Float64};
 use super::exact::ExactSum;
 use super::histogram::ExponentHistogram;
 use super::level::Level;
@@ -171,7 +171,9 @@ impl State {
             Some(DType::Float32) => bounds::<Float32>(),
             Some(DType::Float16) => bounds::<Float16>(),
             Some(DType::BFloat16) => bounds::<BFloat16>(),
-            Some(DType::Mixed) => (1 - Float16::BIAS, ExponentHistogram::RANGE),
+            Some(DType::Float8E4M3) => bounds::<Float8E4M3>(),
+            Some(DType::Float8E5M2) => bounds::<Float8E5M2>(),
+            Some(DType::Mixed) => (1 - Float8E4M3::BIAS, ExponentHistogram::RANGE),
         };
         let below = histogram.total_below(first_normal);
         let possible = match self.dtype {
@@ -274,7 +276,7 @@ fn wrong_text(texts: &[String; 5]) -> impl FnOnce() -> String {
 
 /// The smallest exponent of a normal number, and all exponents.
 fn bounds<F: Float>() -> (i32, std::ops::RangeInclusive<i32>) {
-    (1 - F::BIAS, F::MIN_EXPONENT..=F::BIAS)
+    (1 - F::BIAS, F::MIN_EXPONENT..=F::MAX_EXPONENT)
 }
 
 fn check(holds: bool, message: impl FnOnce() -> String) -> Result<()> {

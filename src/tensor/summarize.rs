@@ -2,11 +2,13 @@
 
 use std::ops::Range;
 
+use super::dtype::{BFloat16, Float8E4M3, Float8E5M2, Float16, Float32, Float64};
+use super::float8;
 use super::isa::{Kernel, current_kernel};
 use super::kernel::summarize_chunk;
 use super::level::Level;
 use super::record::TensorStats;
-use super::view::{TensorView, with_values};
+use super::view::TensorView;
 use crate::parallel;
 
 /// The number of values that one piece of parallel work reads. It is part of what fixes the bits of
@@ -57,9 +59,14 @@ fn chunk_record(
     range: Range<usize>,
     level: Level,
 ) -> TensorStats {
-    with_values!(tensor, F, values => {
-        summarize_chunk::<F>(kernel, &values.range(range), level)
-    })
+    match tensor {
+        TensorView::Float64(x) => summarize_chunk::<Float64>(kernel, &x.range(range), level),
+        TensorView::Float32(x) => summarize_chunk::<Float32>(kernel, &x.range(range), level),
+        TensorView::Float16(x) => summarize_chunk::<Float16>(kernel, &x.range(range), level),
+        TensorView::BFloat16(x) => summarize_chunk::<BFloat16>(kernel, &x.range(range), level),
+        TensorView::Float8E4M3(x) => float8::summarize_chunk::<Float8E4M3>(&x.range(range), level),
+        TensorView::Float8E5M2(x) => float8::summarize_chunk::<Float8E5M2>(&x.range(range), level),
+    }
 }
 
 #[cfg(test)]

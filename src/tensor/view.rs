@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use ndarray::{ArrayViewD, ArrayViewMut1, Axis, Slice};
+use ndarray::{ArrayView2, ArrayViewD, ArrayViewMut1, Axis, Ix2, Slice};
 
-use super::dtype::{BFloat16, DType, Float, Float16, Float32, Float64};
+use super::dtype::{BFloat16, DType, Float, Float8E4M3, Float8E5M2, Float16, Float32, Float64};
 
 /// The values of one tensor, wherever they lie. Nothing here owns or copies them.
 #[derive(Debug)]
@@ -38,13 +38,13 @@ impl<F: Float> Values<'_, F> {
         match self {
             Self::Contiguous(values) => Cow::Borrowed(&values[range]),
             Self::Strided(view) => {
-                let mut values = vec![F::Raw::default(); range.len()];
+                let mut values = Vec::with_capacity(range.len());
                 gather(merge_axes(view.view()), range, &mut values);
                 Cow::Owned(values)
             }
             Self::Bytes(view) => {
                 let width = size_of::<F::Raw>();
-                let mut bytes = vec![0; range.len() * width];
+                let mut bytes = Vec::with_capacity(range.len() * width);
                 gather(merge_axes(view.view()), range.start * width..range.end * width, &mut bytes);
                 Cow::Owned(bytes.chunks_exact(width).filter_map(F::from_bytes).collect())
             }
@@ -62,17 +62,13 @@ fn merge_axes<T>(mut view: ArrayViewD<'_, T>) -> ArrayViewD<'_, T> {
     if view.ndim() == 0 { view.insert_axis(Axis(0)) } else { view }
 }
 
-/// Copies the elements at these positions in logical (C) order.
-fn gather<T: Copy>(view: ArrayViewD<'_, T>, range: Range<usize>, out: &mut [T]) {
-    if range.len() == view.len() {
-        let row_len = view.shape().last().map_or(1, |&n| n.max(1));
-        for (row, out) in view.rows().into_iter().zip(out.chunks_exact_mut(row_len)) {
-            ArrayViewMut1::from(out).assign(&row);
-        }
-        return;
-    }
+/// Appends the elements at these positions in logical (C) order.
+fn gather<T: Copy + Default>(view: ArrayViewD<'_, T>, range: Range<usize>, out: &mut Vec<T>) {
     if range.is_empty() {
         return;
+    }
+    if range.len() == view.len() {
+        return append(view, out);
     }
     // Along the first axis: the entry that the range begins inside of, whole entries, and the one
     // that it ends inside of.
@@ -82,15 +78,67 @@ fn gather<T: Copy>(view: ArrayViewD<'_, T>, range: Range<usize>, out: &mut [T]) 
         let within = range.start - last * entry..range.end - last * entry;
         return gather(view.index_axis_move(Axis(0), last), within, out);
     }
-    let (head, rest) = out.split_at_mut(first * entry - range.start);
-    let (whole, tail) = rest.split_at_mut((last - first) * entry);
-    if !head.is_empty() {
-        gather(view.index_axis(Axis(0), first - 1), entry - head.len()..entry, head);
+    let (head, tail) = (first * entry - range.start, range.end - last * entry);
+    if head > 0 {
+        gather(view.index_axis(Axis(0), first - 1), entry - head..entry, out);
     }
-    if !tail.is_empty() {
-        gather(view.index_axis(Axis(0), last), 0..tail.len(), tail);
+    if first < last {
+        append(view.slice_axis(Axis(0), Slice::from(first..last)), out);
     }
-    gather(view.slice_axis_move(Axis(0), Slice::from(first..last)), 0..whole.len(), whole);
+    if tail > 0 {
+        gather(view.index_axis_move(Axis(0), last), 0..tail, out);
+    }
+}
+
+/// Appends all elements in logical (C) order.
+fn append<T: Copy + Default>(view: ArrayViewD<'_, T>, out: &mut Vec<T>) {
+    let row_len = view.shape().last().map_or(1, |&n| n.max(1));
+    if view.strides().last() == Some(&1) {
+        for row in view.rows() {
+            match row.as_slice() {
+                Some(row) => out.extend_from_slice(row),
+                None => out.extend(row),
+            }
+        }
+        return;
+    }
+    if let [.., row_step, step] = *view.strides()
+        && row_step.abs() < step.abs()
+    {
+        match view.view().into_dimensionality::<Ix2>() {
+            Ok(matrix) => append_transposed(matrix, out),
+            Err(_) => view.outer_iter().for_each(|part| append(part, out)),
+        }
+        return;
+    }
+    let out = extend(out, view.len());
+    for (row, out) in view.rows().into_iter().zip(out.chunks_exact_mut(row_len)) {
+        ArrayViewMut1::from(out).assign(&row);
+    }
+}
+
+/// Appends a matrix whose columns are what lies close together: a few rows at a time, so that what
+/// the cache gets with the first of them is there for the others.
+fn append_transposed<T: Copy + Default>(matrix: ArrayView2<'_, T>, out: &mut Vec<T>) {
+    const ROWS: usize = 16;
+
+    let (rows, columns) = matrix.dim();
+    let out = extend(out, rows * columns);
+    for (i, some) in matrix.axis_chunks_iter(Axis(0), ROWS).enumerate() {
+        let out = &mut out[i * ROWS * columns..];
+        for (j, column) in some.columns().into_iter().enumerate() {
+            for (out, &value) in out[j..].iter_mut().step_by(columns).zip(column) {
+                *out = value;
+            }
+        }
+    }
+}
+
+/// Room for `n` more elements.
+fn extend<T: Copy + Default>(out: &mut Vec<T>, n: usize) -> &mut [T] {
+    let start = out.len();
+    out.resize(start + n, T::default());
+    &mut out[start..]
 }
 
 /// A tensor of one of the supported types.
@@ -104,6 +152,10 @@ pub enum TensorView<'a> {
     Float16(Values<'a, Float16>),
     /// The upper halves of f32, as bits.
     BFloat16(Values<'a, BFloat16>),
+    /// The format without infinities, as bits.
+    Float8E4M3(Values<'a, Float8E4M3>),
+    /// The format with infinities, as bits.
+    Float8E5M2(Values<'a, Float8E5M2>),
 }
 
 /// Binds `$values` to the values of `$view` and `$F` to their type in `$body`.
@@ -126,11 +178,17 @@ macro_rules! with_values {
                 type $F = $crate::tensor::dtype::BFloat16;
                 $body
             }
+            $crate::tensor::view::TensorView::Float8E4M3($values) => {
+                type $F = $crate::tensor::dtype::Float8E4M3;
+                $body
+            }
+            $crate::tensor::view::TensorView::Float8E5M2($values) => {
+                type $F = $crate::tensor::dtype::Float8E5M2;
+                $body
+            }
         }
     };
 }
-pub(super) use with_values;
-
 impl TensorView<'_> {
     /// The number of values.
     pub fn len(&self) -> usize {

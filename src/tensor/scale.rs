@@ -1,0 +1,438 @@
+//! Multiplication of many tensors by one factor, in place, and gradient clipping, which is that.
+
+use std::sync::{Mutex, PoisonError};
+
+use ndarray::{ArrayViewMut1, ArrayViewMutD, Axis};
+
+use super::dtype::{BFloat16, Float, Float16, Float32, Float64};
+use super::norm::total_norm;
+use super::view::{TensorView, Values};
+use crate::parallel;
+
+/// The number of values that one piece of parallel work multiplies.
+const PIECE: usize = 1 << 16;
+
+/// The values of one tensor that may be written.
+#[derive(Debug)]
+pub enum ValuesMut<'a, F: Float> {
+    /// One after the other.
+    Contiguous(&'a mut [F::Raw]),
+    /// Apart, or in another order of the axes. At least one axis.
+    Strided(ArrayViewMutD<'a, F::Raw>),
+}
+
+/// A tensor of one of the types that can be scaled.
+#[derive(Debug)]
+pub enum TensorViewMut<'a> {
+    /// Values of f64.
+    Float64(ValuesMut<'a, Float64>),
+    /// Values of f32.
+    Float32(ValuesMut<'a, Float32>),
+    /// IEEE binary16, as bits.
+    Float16(ValuesMut<'a, Float16>),
+    /// The upper halves of f32, as bits.
+    BFloat16(ValuesMut<'a, BFloat16>),
+}
+
+impl<F: Float> ValuesMut<'_, F> {
+    fn view(&self) -> Values<'_, F> {
+        match self {
+            Self::Contiguous(values) => Values::Contiguous(values),
+            Self::Strided(view) => Values::Strided(view.view()),
+        }
+    }
+}
+
+impl TensorViewMut<'_> {
+    /// The same values, to be read.
+    pub fn view(&self) -> TensorView<'_> {
+        match self {
+            Self::Float64(values) => TensorView::Float64(values.view()),
+            Self::Float32(values) => TensorView::Float32(values.view()),
+            Self::Float16(values) => TensorView::Float16(values.view()),
+            Self::BFloat16(values) => TensorView::BFloat16(values.view()),
+        }
+    }
+}
+
+/// What [`clip`] has found and done.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Clipped {
+    /// The norm of all values together, as [`total_norm`] has it, before anything was done.
+    pub norm: f64,
+    /// Whether the values have been scaled.
+    pub scaled: bool,
+}
+
+/// Scales all tensors together so that their norm is at most `max_norm`.
+///
+/// The factor is that of `PyTorch`, `max_norm / (norm + 1e-6)` where that is less than 1. A norm that
+/// is not finite makes it 0 or NaN; with `finite_only` nothing is scaled then.
+pub fn clip(tensors: Vec<TensorViewMut<'_>>, max_norm: f64, finite_only: bool) -> Clipped {
+    let views: Vec<_> = tensors.iter().map(TensorViewMut::view).collect();
+    let norm = total_norm(&views);
+    let factor = max_norm / (norm + 1e-6);
+    let scaled = (factor < 1.0 || factor.is_nan()) && (norm.is_finite() || !finite_only);
+    if scaled {
+        scale(tensors, factor);
+    }
+    Clipped { norm, scaled }
+}
+
+/// Multiplies every value by `factor`.
+///
+/// The arithmetic is that of f32, or f64 for tensors of f64. Products for the 16-bit types are rounded
+/// to f32 and then to the type, which is off by at most 0.50001 units in the last place.
+///
+/// The work begins with the last values of the last tensor, which a pass that read the tensors just
+/// before has left in the cache.
+pub fn scale(tensors: Vec<TensorViewMut<'_>>, factor: f64) {
+    let mut pieces = Vec::new();
+    let mut bytes = 0;
+    for tensor in tensors {
+        bytes += match tensor {
+            TensorViewMut::Float64(values) => cut(values, TensorViewMut::Float64, &mut pieces),
+            TensorViewMut::Float32(values) => cut(values, TensorViewMut::Float32, &mut pieces),
+            TensorViewMut::Float16(values) => cut(values, TensorViewMut::Float16, &mut pieces),
+            TensorViewMut::BFloat16(values) => cut(values, TensorViewMut::BFloat16, &mut pieces),
+        };
+    }
+    // Every lock is taken once: it is how one of many threads gets hold of a piece.
+    let pieces: Vec<_> = pieces.into_iter().rev().map(Mutex::new).collect();
+    parallel::map_indexed(pieces.len(), bytes, |i| {
+        match &mut *pieces[i].lock().unwrap_or_else(PoisonError::into_inner) {
+            TensorViewMut::Float64(values) => scale_piece(values, factor),
+            TensorViewMut::Float32(values) => scale_piece(values, factor),
+            TensorViewMut::Float16(values) => scale_piece(values, factor),
+            TensorViewMut::BFloat16(values) => scale_piece(values, factor),
+        }
+    });
+}
+
+/// Appends the values in pieces; returns how many bytes they take.
+fn cut<'a, F: Float>(
+    values: ValuesMut<'a, F>,
+    tensor: fn(ValuesMut<'a, F>) -> TensorViewMut<'a>,
+    pieces: &mut Vec<TensorViewMut<'a>>,
+) -> usize {
+    let len = match values {
+        ValuesMut::Contiguous(values) => {
+            let len = values.len();
+            let chunks = values.chunks_mut(PIECE);
+            pieces.extend(chunks.map(|chunk| tensor(ValuesMut::Contiguous(chunk))));
+            len
+        }
+        ValuesMut::Strided(view) => {
+            let len = view.len();
+            let entry = len / view.len_of(Axis(0)).max(1);
+            let mut rest = view;
+            while !rest.is_empty() {
+                let cut = (PIECE / entry).clamp(1, rest.len_of(Axis(0)));
+                let (piece, after) = rest.split_at(Axis(0), cut);
+                pieces.push(tensor(ValuesMut::Strided(piece)));
+                rest = after;
+            }
+            len
+        }
+    };
+    len.saturating_mul(size_of::<F::Raw>())
+}
+
+fn scale_piece<F: Scale>(values: &mut ValuesMut<'_, F>, factor: f64) {
+    match values {
+        ValuesMut::Contiguous(values) => scale_slice::<F>(values, factor),
+        ValuesMut::Strided(view) => {
+            view.rows_mut().into_iter().for_each(|row| scale_row::<F>(row, factor));
+        }
+    }
+}
+
+fn scale_row<F: Scale>(mut row: ArrayViewMut1<'_, F::Raw>, factor: f64) {
+    if let Some(values) = row.as_slice_mut() {
+        return scale_slice::<F>(values, factor);
+    }
+    let factor = Factor::new(factor);
+    row.mapv_inplace(|raw| F::product(raw, factor));
+}
+
+/// The same arithmetic whichever of the instruction sets does it, and so the same bits.
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code, reason = "a function for an instruction set asks for a check beforehand")]
+fn scale_slice<F: Scale>(values: &mut [F::Raw], factor: f64) {
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    fn avx512<F: Scale>(values: &mut [F::Raw], factor: f64) {
+        scale_in_place::<F>(values, factor);
+    }
+
+    #[target_feature(enable = "avx2")]
+    fn avx2<F: Scale>(values: &mut [F::Raw], factor: f64) {
+        scale_in_place::<F>(values, factor);
+    }
+
+    if is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl")
+    {
+        // SAFETY: the processor has each of the features.
+        unsafe { avx512::<F>(values, factor) }
+    } else if is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has the feature.
+        unsafe { avx2::<F>(values, factor) }
+    } else {
+        scale_in_place::<F>(values, factor);
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn scale_slice<F: Scale>(values: &mut [F::Raw], factor: f64) {
+    scale_in_place::<F>(values, factor);
+}
+
+#[allow(clippy::inline_always, reason = "compiled for the instruction set of the caller")]
+#[inline(always)]
+fn scale_in_place<F: Scale>(values: &mut [F::Raw], factor: f64) {
+    let factor = Factor::new(factor);
+    if factor.is_tiny() {
+        for value in values {
+            *value = F::tiny_product(*value, factor);
+        }
+    } else {
+        for value in values {
+            *value = F::product(*value, factor);
+        }
+    }
+}
+
+/// The factor in both precisions.
+#[derive(Clone, Copy)]
+struct Factor {
+    double: f64,
+    single: f32,
+}
+
+impl Factor {
+    fn new(factor: f64) -> Self {
+        // The bits of a NaN may be anything; those of this one survive rounding.
+        Self { double: factor, single: if factor.is_nan() { f32::NAN } else { factor as f32 } }
+    }
+
+    /// Whether f32 does not hold it to the usual precision.
+    fn is_tiny(self) -> bool {
+        self.double != 0.0 && self.single.abs() < f32::MIN_POSITIVE
+    }
+}
+
+/// How a value of one type is multiplied.
+trait Scale: Float {
+    fn product(raw: Self::Raw, factor: Factor) -> Self::Raw;
+
+    /// The product with a tiny factor.
+    fn tiny_product(raw: Self::Raw, factor: Factor) -> Self::Raw;
+}
+
+impl Scale for Float64 {
+    #[inline]
+    fn product(raw: f64, factor: Factor) -> f64 {
+        raw * factor.double
+    }
+
+    #[inline]
+    fn tiny_product(raw: f64, factor: Factor) -> f64 {
+        raw * factor.double
+    }
+}
+
+impl Scale for Float32 {
+    #[inline]
+    fn product(raw: f32, factor: Factor) -> f32 {
+        raw * factor.single
+    }
+
+    #[inline]
+    fn tiny_product(raw: f32, factor: Factor) -> f32 {
+        (f64::from(raw) * factor.double) as f32
+    }
+}
+
+impl Scale for BFloat16 {
+    #[inline]
+    fn product(raw: u16, factor: Factor) -> u16 {
+        to_bfloat16(Self::decode(raw) as f32 * factor.single)
+    }
+
+    #[inline]
+    fn tiny_product(raw: u16, factor: Factor) -> u16 {
+        to_bfloat16((Self::decode(raw) * factor.double) as f32)
+    }
+}
+
+impl Scale for Float16 {
+    #[inline]
+    fn product(raw: u16, factor: Factor) -> u16 {
+        to_float16(Self::decode(raw) as f32 * factor.single)
+    }
+
+    #[inline]
+    fn tiny_product(raw: u16, factor: Factor) -> u16 {
+        to_float16((Self::decode(raw) * factor.double) as f32)
+    }
+}
+
+/// To the nearest, ties to even. A NaN must have nothing but zeros in the lower half.
+#[inline]
+fn to_bfloat16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    // Cannot wrap, but a checked addition would cost a branch.
+    (bits.wrapping_add(0x7fff_u32.wrapping_add(bits >> 16 & 1)) >> 16) as u16
+}
+
+/// To the nearest, ties to even.
+#[inline]
+fn to_float16(x: f32) -> u16 {
+    const NORMAL: u32 = (127 - 14) << 23; // 2^-14, the smallest normal number
+    const TOO_LARGE: u32 = (127 + 16) << 23; // 2^16
+    let magnitude = x.to_bits() & 0x7fff_ffff;
+    // Beside 0.5, f32 has the resolution of the subnormal numbers.
+    let subnormal = (f32::from_bits(magnitude) + 0.5).to_bits().wrapping_sub(0.5_f32.to_bits());
+    let rounded = magnitude.wrapping_add(0x0fff_u32.wrapping_add(magnitude >> 13 & 1));
+    let normal = (rounded >> 13).wrapping_sub((127 - 15) << 10);
+    let special = if magnitude > 0x7f80_0000 { 0x7e00 } else { 0x7c00 };
+    let half = if magnitude < NORMAL { subnormal } else { normal };
+    let half = if magnitude < TOO_LARGE { half } else { special };
+    (half | x.to_bits() >> 16 & 0x8000) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::{Array2, s};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The number of `F` nearest to `x`, by search through all of them; of two equally near ones
+    /// that with an even pattern.
+    fn nearest<F: Float<Raw = u16>>(x: f64) -> u16 {
+        let sign = u16::from(x.is_sign_negative()) << 15;
+        let infinity = ((F::FIELDS - 1) << F::MANTISSA_BITS) as u16;
+        let above = (0..=infinity).collect::<Vec<_>>().partition_point(|&p| F::decode(p) < x.abs());
+        let value = |pattern: u16| match pattern {
+            p if p == infinity => f64::powi(2.0, F::BIAS + 1), // what a number there would be
+            p => F::decode(p),
+        };
+        let below = above.saturating_sub(1) as u16;
+        let above = (above as u16).min(infinity);
+        let (down, up) = (x.abs() - value(below), value(above) - x.abs());
+        let pattern =
+            if down < up || down == up && below.is_multiple_of(2) { below } else { above };
+        sign | pattern
+    }
+
+    fn check_every_pattern<F: Scale + Float<Raw = u16>>(factor: f64) {
+        let mut values: Vec<u16> = (0..=u16::MAX).collect();
+        scale_slice::<F>(&mut values, factor);
+        // Some of the patterns, since the search is slow, of every exponent.
+        for raw in (0..=u16::MAX).step_by(37) {
+            let product = F::decode(raw) as f32 * factor as f32;
+            let (got, x) = (values[usize::from(raw)], f64::from(product));
+            if x.is_nan() {
+                assert!(F::decode(got).is_nan(), "{raw:#06x}");
+            } else if x.is_infinite() {
+                assert_eq!(F::decode(got), x);
+            } else {
+                assert_eq!(got, nearest::<F>(x), "{raw:#06x} * {factor:e} is {x:e}");
+            }
+        }
+    }
+
+    #[test]
+    fn products_of_16_bits_are_rounded_to_nearest_even() {
+        for factor in [0.3, 1.0 - 1e-7, 1.5, 0.5 + f64::from(f32::EPSILON), 1e-4, 3e4, -0.7, 0.0] {
+            check_every_pattern::<BFloat16>(factor);
+            check_every_pattern::<Float16>(factor);
+        }
+        for factor in [f64::NAN, f64::INFINITY] {
+            check_every_pattern::<BFloat16>(factor);
+            check_every_pattern::<Float16>(factor);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn instruction_sets_agree(bits in prop::collection::vec(any::<u32>(), 0..200), factor: f64) {
+            fn check<F: Scale>(values: Vec<F::Raw>, factor: f64) {
+                let mut got = values.clone();
+                scale_slice::<F>(&mut got, factor);
+                let mut portable = values;
+                scale_in_place::<F>(&mut portable, factor);
+                for (a, b) in got.into_iter().zip(portable) {
+                    let nan = F::decode(a).is_nan() && F::decode(b).is_nan();
+                    assert!(F::bits(a) == F::bits(b) || nan);
+                }
+            }
+            check::<Float32>(bits.iter().map(|&b| f32::from_bits(b)).collect(), factor);
+            check::<BFloat16>(bits.iter().map(|&b| b as u16).collect(), factor);
+            check::<Float16>(bits.iter().map(|&b| b as u16).collect(), factor);
+        }
+    }
+
+    #[test]
+    fn a_factor_below_the_range_of_f32_keeps_its_precision() {
+        let (mut single, mut brain) = ([3e38_f32], [0x7f7f_u16]);
+        scale_slice::<Float32>(&mut single, 1.0 / 3e43);
+        assert!((f64::from(single[0]) - 1e-5).abs() < 1e-12);
+        let factor = 1.0 / BFloat16::decode(brain[0]) / 1024.0;
+        scale_slice::<BFloat16>(&mut brain, factor);
+        assert_eq!(BFloat16::decode(brain[0]), 1.0 / 1024.0);
+    }
+
+    #[test]
+    fn a_norm_that_is_too_large_becomes_the_largest_allowed() {
+        fn both<'a>(a: &'a mut [f32], b: &'a mut [f64]) -> Vec<TensorViewMut<'a>> {
+            let a = TensorViewMut::Float32(ValuesMut::Contiguous(a));
+            vec![a, TensorViewMut::Float64(ValuesMut::Contiguous(b))]
+        }
+
+        let (mut a, mut b) = ([3e25_f32, 0.0], [-4e25_f64]);
+        let large = clip(both(&mut a, &mut b), 1.0, false);
+        assert!(large.scaled && (large.norm / 5e25 - 1.0).abs() < 1e-7);
+        assert!((a[0] - 0.6).abs() < 1e-6 && (b[0] + 0.8).abs() < 1e-6);
+        let small = clip(both(&mut a, &mut b), 1.001, false);
+        assert!(!small.scaled && (small.norm - 1.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_norm_that_is_not_finite() {
+        let clip = |x: &mut [f32], finite_only| {
+            clip(vec![TensorViewMut::Float32(ValuesMut::Contiguous(x))], 1.0, finite_only)
+        };
+        for culprit in [f32::NAN, f32::INFINITY] {
+            let mut x = [5.0, culprit];
+            assert!(!clip(&mut x, true).scaled && x[0] == 5.0);
+            assert!(clip(&mut x, false).scaled && x[1].is_nan());
+            assert_eq!(x[0].is_nan(), culprit.is_nan());
+        }
+    }
+
+    #[test]
+    fn every_value_of_every_tensor_once() {
+        let mut long = vec![1.0_f32; 3 * PIECE + 5];
+        let mut wide = Array2::<f64>::ones((400, 700));
+        let mut tall = Array2::<f32>::ones((300, 4));
+        {
+            let tensors = vec![
+                TensorViewMut::Float32(ValuesMut::Contiguous(&mut long)),
+                TensorViewMut::Float64(ValuesMut::Strided(wide.slice_mut(s![.., 5..]).into_dyn())),
+                TensorViewMut::Float32(ValuesMut::Strided(
+                    tall.slice_mut(s![..;2, ..;3]).into_dyn(),
+                )),
+                TensorViewMut::Float32(ValuesMut::Contiguous(&mut [])),
+            ];
+            scale(tensors, 0.5);
+        }
+        assert!(long.iter().all(|&x| x == 0.5));
+        assert!(wide.indexed_iter().all(|((_, j), &x)| x == if j < 5 { 1.0 } else { 0.5 }));
+        let touched = |i, j| i % 2 == 0 && j % 3 == 0;
+        assert!(tall.indexed_iter().all(|((i, j), &x)| x == if touched(i, j) { 0.5 } else { 1.0 }));
+    }
+}
