@@ -4,6 +4,7 @@ use super::count::OUTSIDE;
 use super::dtype::{BFloat16, Float, Float16, Float32, Float64};
 use super::isa::prefetch;
 use super::lanes::Lanes;
+use super::power::greater;
 
 /// The memory of one block. It stays in the first-level cache while it is read for its extent,
 /// its sums and its histogram.
@@ -24,7 +25,7 @@ pub(super) struct Extent {
 
 impl Extent {
     pub(super) fn absmax(&self) -> f64 {
-        self.max.max(-self.min)
+        greater(self.max, -self.min)
     }
 }
 

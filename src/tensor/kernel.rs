@@ -10,7 +10,7 @@ use super::isa::{Kernel, for_every_kernel};
 use super::lanes::{Lanes, SquareLanes};
 use super::level::Level;
 use super::moments::{Finite, Moments};
-use super::power::{exponent, scale};
+use super::power::{exponent, greater, is_zero, lesser, scale};
 use super::record::TensorStats;
 
 /// The record of one chunk.
@@ -202,8 +202,8 @@ impl<F: Block> Tally<F> {
             }
         }
         self.lanes = lanes;
-        self.min = self.min.min(extent.min + 0.0); // zero is never negative: which of the two
-        self.max = self.max.max(extent.max + 0.0); // came first must not show
+        self.min = lesser(self.min, extent.min);
+        self.max = greater(self.max, extent.max);
         if level == Level::Full {
             self.count_exponents(block, &extent);
         }
@@ -217,7 +217,7 @@ impl<F: Block> Tally<F> {
             return None;
         }
         let absmax = extent.absmax();
-        if absmax == 0.0 && self.center == 0.0 {
+        if is_zero(absmax) && self.center == 0.0 {
             return Some(0);
         }
         let k = F::scale(exponent(absmax.max(self.center.abs())))?;
@@ -253,7 +253,7 @@ impl<F: Block> Tally<F> {
             return;
         }
         let absmax = extent.absmax();
-        if absmax == 0.0 {
+        if is_zero(absmax) {
             return;
         }
         self.codes.resize(F::LEN, 0);
@@ -300,9 +300,11 @@ impl<F: Block> Tally<F> {
         if self.level < Level::Full {
             return ExponentHistogram::default();
         }
-        let last = match self.max.max(-self.min) {
-            absmax if absmax > 0.0 => (exponent(absmax) - F::MIN_EXPONENT) as usize + 1,
-            _ => 0,
+        let absmax = greater(self.max, -self.min);
+        let last = if is_zero(absmax) || absmax < 0.0 {
+            0
+        } else {
+            (exponent(absmax) - F::MIN_EXPONENT) as usize + 1
         };
         let counts = &self.counts[..last.min(self.counts.len())];
         ExponentHistogram::new(F::MIN_EXPONENT, counts)
@@ -324,17 +326,17 @@ fn keep_finite<'b, F: Float>(block: &[F::Raw], buffer: &'b mut [F::Raw]) -> &'b 
 
 /// The unit of the sums of a chunk: see [`Moments::unit`].
 fn unit_of<F: Block>(kernel: Kernel, values: &[F::Raw]) -> i32 {
-    let absmax = values
-        .chunks(F::LEN)
-        .map(|block| {
-            let extent = find_extent::<F>(kernel, block);
-            if extent.finite && extent.least >= 1 << F::MANTISSA_BITS {
-                return extent.absmax();
-            }
-            let finite = block.iter().copied().filter(|&raw| F::field(raw) < F::FIELDS - 1);
-            finite.map(|raw| F::decode(raw).abs()).fold(0.0, f64::max)
-        })
-        .fold(0.0, f64::max);
+    let mut absmax = 0.0;
+    for block in values.chunks(F::LEN) {
+        let extent = find_extent::<F>(kernel, block);
+        if extent.finite && extent.least >= 1 << F::MANTISSA_BITS {
+            absmax = greater(absmax, extent.absmax());
+        } else {
+            let finite = block.iter().filter(|&&raw| F::field(raw) < F::FIELDS - 1);
+            let magnitude = |&raw: &F::Raw| F::bits(raw) & ((1 << (u64::BITS - 1)) - 1);
+            absmax = greater(absmax, F::magnitude(finite.map(magnitude).max().unwrap_or(0)));
+        }
+    }
     scale(absmax)
 }
 

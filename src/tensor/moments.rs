@@ -1,7 +1,7 @@
 //! Extent and sums of powers of finite values, and how those of several sets combine.
 
 use super::exact::{ExactSum, Product};
-use super::power::{ldexp, scale};
+use super::power::{greater, ldexp, lesser, scale};
 
 /// Extent of finite values x, and sums of powers of their distance d = x - center.
 ///
@@ -192,7 +192,7 @@ impl PowerSums {
     }
 
     fn add_extent(&mut self, count: u64, min: f64, max: f64) {
-        let (min, max) = (self.min().min(min), self.max().max(max));
+        let (min, max) = (lesser(self.min(), min), greater(self.max(), max));
         self.count = self.count.saturating_add(count);
         self.extent = [min, max].map(f64::to_bits);
     }
@@ -200,7 +200,7 @@ impl PowerSums {
     /// The moments about the mean.
     pub(super) fn moments(&self) -> Moments {
         let (min, max, n) = (self.min(), self.max(), self.count);
-        let unit = scale(max.max(-min));
+        let unit = scale(greater(max, -min));
         let [s1, s2, s3, s4, l1] = &self.sums;
         let c = s1.to_f64(unit) / n as f64;
         // (x - c)^j by the binomial theorem
@@ -272,7 +272,7 @@ impl Finite {
 
     /// The largest magnitude; zero if there is no value.
     pub(super) fn absmax(&self) -> f64 {
-        if self.count() == 0 { 0.0 } else { self.max().max(-self.min()) }
+        if self.count() == 0 { 0.0 } else { greater(self.max(), -self.min()) }
     }
 
     pub(super) fn moments(&self) -> Moments {

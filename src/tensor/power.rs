@@ -18,11 +18,31 @@ pub(super) fn exponent(x: f64) -> i32 {
 /// A function of the largest magnitude alone, so that records need not agree on it beforehand.
 /// It is zero for every f32, f16 and bf16 tensor.
 pub(super) fn scale(absmax: f64) -> i32 {
-    if absmax == 0.0 || !absmax.is_finite() {
+    if is_zero(absmax) || !absmax.is_finite() {
         return 0;
     }
     let k = exponent(absmax);
     if k.abs() <= SAFE_EXPONENT { 0 } else { k }
+}
+
+// By their bits: a thread may have asked the processor to take subnormal numbers for zero.
+
+/// Whether `x` is zero of either sign.
+pub(super) fn is_zero(x: f64) -> bool {
+    // Else the compiler makes a comparison of numbers of it.
+    std::hint::black_box(x.to_bits()) << 1 == 0
+}
+
+/// The smaller of two numbers; zero is never negative: which of the two came first must not show.
+pub(super) fn lesser(a: f64, b: f64) -> f64 {
+    let less = if a.total_cmp(&b).is_lt() { a } else { b };
+    if is_zero(less) { 0.0 } else { less }
+}
+
+/// The larger of two numbers; zero is never negative.
+pub(super) fn greater(a: f64, b: f64) -> f64 {
+    let greater = if a.total_cmp(&b).is_gt() { a } else { b };
+    if is_zero(greater) { 0.0 } else { greater }
 }
 
 /// x * 2^k, exact unless the result leaves the range of normal numbers.
