@@ -217,9 +217,7 @@ class TensorStats:
 def summarize(x: Any, dtype: str | None, level: str) -> TensorStats: ...
 def summarize_all(tensors: list[Any], names: Sequence[str], level: str) -> Records: ...
 def total_norm(tensors: list[Any], names: Sequence[str]) -> float: ...
-def clip(
-    tensors: list[Any], max_norm: float, finite_only: bool
-) -> tuple[float, bool] | None:
+def clip(tensors: list[Any], max_norm: float, finite_only: bool) -> tuple[float, bool] | None:
     """Scale PyTorch tensors in place so that their norm is at most ``max_norm``.
 
     Returns the norm before, and whether the tensors have been scaled: with ``finite_only`` not by a

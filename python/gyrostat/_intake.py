@@ -33,7 +33,7 @@ def collect(
         names, values = _places(len(tensors)), list(tensors)
         if any(issubclass(cls, tuple) for cls in set(map(type, values))):
             names, values = _pairs(values)
-    elif hasattr(tensors, "named_parameters"):
+    elif hasattr(tensors, "named_parameters") and not isinstance(tensors, type):
         pairs = list(tensors.named_parameters())
         names = [name for name, _ in pairs]
         values = [p.grad if of == "gradients" else p for _, p in pairs]
@@ -56,16 +56,17 @@ def _places(n: int) -> tuple[str, ...]:
 
 
 def _items(tensors: Any) -> Iterable[Any]:
-    if isinstance(tensors, str | bytes) or _kind(type(tensors)) is not None:
+    if isinstance(tensors, str | bytes) or _kind(tensors) is not None:
         raise TypeError(
             f"tensors: expected several by name or in a sequence, got one {type(tensors).__name__}"
         )
     try:
-        return iter(tensors)
+        items: Iterable[Any] = iter(tensors)
     except TypeError as error:
         raise TypeError(
             f"tensors: expected a mapping, a sequence or a model, got {type(tensors).__name__}"
         ) from error
+    return items
 
 
 def _pairs(items: Iterable[Any]) -> tuple[list[str], list[Any]]:
@@ -90,9 +91,7 @@ def _check_names(names: list[str]) -> None:
         raise ValueError(f"tensors: expected each name once, got {twice!r} more often")
 
 
-def readable(
-    x: Any, name: str | None = None, dtype: str | None = None
-) -> tuple[NDArray[Any], str]:
+def readable(x: Any, name: str | None = None, dtype: str | None = None) -> tuple[NDArray[Any], str]:
     """An array that shares the memory of a tensor, and the dtype of its values.
 
     Types that NumPy lacks come as unsigned integers.
@@ -105,7 +104,7 @@ def readable(
     Raises:
         TypeError: If there is no such array.
     """
-    kind = _kind(type(x))
+    kind = _kind(x)
     if kind == "torch":
         return _from_torch(x, name, dtype)
     if kind == "numpy":
@@ -135,7 +134,7 @@ def _from_torch(x: Any, name: str | None, dtype: str | None) -> tuple[NDArray[An
         array = x.numpy()
         # NumPy would have put memory of its own there.
         is_empty_shell = array.size > 0 and x.data_ptr() == 0
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         if x.device.type != "cpu":
             got = f"one on {x.device}; use .cpu()"
             raise _unreadable(name, "a tensor in host memory", got) from error
@@ -166,9 +165,13 @@ def _unreadable(name: str | None, expected: str, got: str) -> TypeError:
     return TypeError(f"{parameter}: expected {expected}, got {got}")
 
 
+def _kind(x: object) -> str | None:
+    """How the memory of a tensor is reached; None if ``x`` is none."""
+    return _kind_of_class(type(x))  # type: ignore[arg-type]  # a class is hashable
+
+
 @functools.lru_cache
-def _kind(cls: type) -> str | None:
-    """How the memory of the instances of a class is reached; None if they are no tensors."""
+def _kind_of_class(cls: type) -> str | None:
     if issubclass(cls, np.ma.MaskedArray):
         return None  # what the mask hides would be counted
     if issubclass(cls, np.ndarray | np.generic):
@@ -179,18 +182,18 @@ def _kind(cls: type) -> str | None:
 
 
 @functools.lru_cache
-def is_plain_torch(cls: type) -> bool:
+def is_plain_torch(cls: Any) -> bool:
     """Whether instances are PyTorch tensors whose values are those of their own memory.
 
     A subclass that overrides how operations work (DTensor, FakeTensor) may have no memory, or hold
     something else in it.
     """
-    if _kind(cls) != "torch":
+    if _kind_of_class(cls) != "torch":
         return False
     torch = sys.modules["torch"]
+    usual = (torch.Tensor.__torch_function__.__func__, torch.nn.Parameter.__torch_function__)
     function = getattr(cls.__torch_function__, "__func__", cls.__torch_function__)
-    usual = (torch.Tensor.__torch_function__.__func__, torch._C._disabled_torch_function_impl)  # noqa: SLF001  # that of Parameter
-    return cls.__torch_dispatch__ is torch.Tensor.__torch_dispatch__ and function in usual
+    return function in usual and cls.__torch_dispatch__ is torch.Tensor.__torch_dispatch__
 
 
 @functools.lru_cache

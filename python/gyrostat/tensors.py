@@ -29,9 +29,7 @@ Level = Literal["norm", "moments", "full"]
 """
 
 
-def summarize(
-    x: Any, *, dtype: str | None = None, level: Level = "full"
-) -> TensorStats:
+def summarize(x: Any, *, dtype: str | None = None, level: Level = "full") -> TensorStats:
     """The record of one tensor: counts, extremes, norms, moments, histogram of exponents.
 
     One read of memory and no copy, whatever the strides; a strided tensor gives the bits that its
@@ -93,9 +91,7 @@ def summarize_all(
     return TensorTable(tuple(names), _core.summarize_all(values, names, level), missing)
 
 
-def total_norm(
-    tensors: Tensors, *, of: Literal["gradients", "parameters"] = "gradients"
-) -> float:
+def total_norm(tensors: Tensors, *, of: Literal["gradients", "parameters"] = "gradients") -> float:
     """The L2 norm of all values of all tensors together.
 
     Relative error at most 1e-12, whatever the dtype; it neither overflows nor underflows unless
