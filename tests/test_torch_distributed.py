@@ -12,6 +12,7 @@ import gloo
 import gyrostat
 from gyrostat.findings import Finding
 from gyrostat.integrations.torch import DistributedTable, summarize_distributed
+from gyrostat.integrations.torch.distributed import _ready
 
 # Whether records merged of shards have the bits of the record of the whole.
 EXACT_MERGE = False
@@ -203,6 +204,10 @@ def on_its_way():
     mesh = mesh_of(4)
     tensor = DTensor.from_local(local, mesh, [Partial()])
     tensor = tensor.redistribute(mesh, [Replicate()], async_op=True)
+    with torch.no_grad():
+        to_come = tensor.to_local()
+    assert type(to_come) is not torch.Tensor
+    assert type(_ready(to_come)) is torch.Tensor
     return tell(summarize_distributed({"w": tensor}), {"w": local * 4})
 
 

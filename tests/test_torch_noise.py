@@ -16,17 +16,18 @@ pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo
 
 
 class Words(nn.Module):
-    """Has every kind of gradient: dense, sparse, none, and none on one rank."""
+    """Has every kind of gradient: dense, sparse, none, none on one rank, never reduced."""
 
     def __init__(self):
         super().__init__()
+        self.own = nn.Parameter(torch.ones(6))
         self.embedding = nn.Embedding(20, 6, sparse=True)
         self.linear = nn.Linear(6, 4)
         self.odd = nn.Linear(4, 4)
         self.frozen = nn.Linear(4, 1).requires_grad_(requires_grad=False)
 
     def forward(self, x, *, odd):
-        hidden = self.linear(self.embedding(x)).tanh()
+        hidden = self.linear(self.embedding(x) * self.own).tanh()
         return self.frozen(self.odd(hidden) if odd else hidden)
 
 
@@ -44,8 +45,8 @@ def expected_norms(module, micro_batches, loss_of):
         loss_of(alone, batch).backward()
     own = [
         (torch.zeros_like(p) if p.grad is None else p.grad.to_dense()).double()
-        for p in alone.parameters()
-        if p.requires_grad
+        for name, p in alone.named_parameters()
+        if p.requires_grad and name != "own"
     ]
     told = [None, None]
     dist.all_gather_object(told, own)
@@ -83,6 +84,7 @@ def check(wrapped, batches, loss_of, *, accumulate=1, zero=None):
 
 def every_kind_of_gradient():
     model = Words()
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, ["own"])
     wrapped = DistributedDataParallel(model, find_unused_parameters=True)
     rank = dist.get_rank()
 
