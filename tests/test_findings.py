@@ -26,7 +26,11 @@ found = st.builds(
     score=numbers,
     message=st.text(max_size=50),
     culprit=st.builds(
-        Culprit, layer=names, batch=names, samples=st.tuples(st.integers() | st.text(max_size=5))
+        Culprit,
+        layer=names,
+        batch=names,
+        samples=st.tuples(st.integers() | st.text(max_size=5)),
+        ranks=st.tuples(st.integers(0, 10**6)),
     ),
     evidence=st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5)),
 )

@@ -106,6 +106,13 @@ CATALOGUE: Mapping[str, Code] = _catalogue(
         "Roll back. A single huge weight is what a flipped bit looks like; check the hardware.",
     ),
     Code(
+        "replica-mismatch",
+        Severity.CRITICAL,
+        "copies of one tensor on several ranks differ in their bits",
+        "If most tensors differ, check the all-reduce and the seeds. If few do, suspect the "
+        "hardware of the ranks named and go back to a checkpoint.",
+    ),
+    Code(
         "leakage-exact-duplicate",
         Severity.CRITICAL,
         "the same row is in two splits",
@@ -153,14 +160,17 @@ class Culprit:
         layer: Name of the parameter or layer.
         batch: Identity of the batch, as ``guard.batches`` gives it.
         samples: Identities of the samples within the data set.
+        ranks: Ranks of a distributed run, as the whole run counts them.
     """
 
     layer: str | None = None
     batch: str | None = None
     samples: tuple[int | str, ...] = ()
+    ranks: tuple[int, ...] = ()
 
     def __bool__(self) -> bool:
-        return self.layer is not None or self.batch is not None or bool(self.samples)
+        known = (self.layer, self.batch)
+        return any(one is not None for one in known) or bool(self.samples or self.ranks)
 
     def __str__(self) -> str:
         parts = [f"layer {self.layer}"] if self.layer is not None else []
@@ -168,6 +178,8 @@ class Culprit:
             parts.append(f"batch {self.batch}")
         if self.samples:
             parts.append("samples " + ", ".join(map(str, self.samples)))
+        if self.ranks:
+            parts.append("ranks " + ", ".join(map(str, self.ranks)))
         return ", ".join(parts)
 
 
@@ -224,6 +236,7 @@ class Finding:
                 "layer": self.culprit.layer,
                 "batch": self.culprit.batch,
                 "samples": list(self.culprit.samples),
+                "ranks": list(self.culprit.ranks),
             },
             "evidence": plain(dict(self.evidence)),
         }
@@ -251,6 +264,7 @@ class Finding:
                 layer=culprit.get("layer"),
                 batch=culprit.get("batch"),
                 samples=tuple(culprit.get("samples", ())),
+                ranks=tuple(culprit.get("ranks", ())),
             ),
         )
 

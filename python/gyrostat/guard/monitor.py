@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from gyrostat.findings import Culprit, Finding, Severity, worst
+from gyrostat.findings import Finding, Severity, worst
 from gyrostat.guard.batches import BatchRegistry
 from gyrostat.guard.history import History
 from gyrostat.guard.journal import Incident, Journal
@@ -256,7 +256,7 @@ class Guard:
         batch = self._registry.current
         identity = batch.identity if batch is not None else None
         return [
-            replace(f, culprit=Culprit(f.culprit.layer or layer, identity, f.culprit.samples))
+            replace(f, culprit=replace(f.culprit, layer=f.culprit.layer or layer, batch=identity))
             for f in findings
         ]
 

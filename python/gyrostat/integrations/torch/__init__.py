@@ -1,6 +1,15 @@
 """Gyrostat in PyTorch."""
 
 from gyrostat.integrations.torch.clip import clip_grad_norm_
+from gyrostat.integrations.torch.distributed import DistributedTable, summarize_distributed
 from gyrostat.integrations.torch.guard import Guard, TorchSubject
+from gyrostat.integrations.torch.noise import DDPNoiseScale
 
-__all__ = ["Guard", "TorchSubject", "clip_grad_norm_"]
+__all__ = [
+    "DDPNoiseScale",
+    "DistributedTable",
+    "Guard",
+    "TorchSubject",
+    "clip_grad_norm_",
+    "summarize_distributed",
+]
