@@ -126,7 +126,7 @@ def _check(x, dtype):
     close("mean", norm * expected["l1"] / max(got.count, 1) + grain)
     for name in ("l1", "l2"):
         close(name, norm * expected[name] + grain)
-    # Beyond the bound, the rounding of the mean shows: it shifts every distance by u times the mean.
+    # Beyond that, the rounding of the mean shows: it shifts every distance by u times the mean.
     shift = 2.0**-50 * abs(expected["mean"] / expected["std"]) if expected["std"] > 0 else 0
     loss = (1e-11 if dtype in WIDE else 5e-6) + 10 * shift**2
     close("var", loss * expected["var"] + grain)

@@ -56,12 +56,14 @@ def find_spikes(
 class TensorStats:
     """The record of one tensor, or of several merged.
 
-    What its level does not tell is an AttributeError, see :data:`gyrostat.tensors.Level`. Norms, moments, extremes and the histogram are of the finite values; NaN and infinities are
-    counted apart. Variance, skewness and kurtosis are those of the population (divisor n). What
-    cannot be told is NaN: mean, variance and extremes of no value, skewness and kurtosis of equal
-    values. Counts, extremes and the histogram are exact. Relative error for float64 and float32: L1
-    and L2 at most 1e-12, sum and mean at most 1e-12 times L1; for 16-bit types 2e-6, typically
-    1e-9. Variance and kurtosis: at most 5e-6, typically 1e-7; for float64 1e-12.
+    What its level does not tell is an AttributeError, see :data:`gyrostat.tensors.Level`. Norms,
+    moments, extremes and the histogram are of the finite values; NaN and infinities are counted
+    apart. Variance, skewness and kurtosis are those of the population (divisor n). What cannot be
+    told is NaN: mean, variance and extremes of no value, skewness and kurtosis of equal values.
+
+    Counts, extremes and the histogram are exact. Relative error of L1 and L2 at most 1e-12 for
+    float64 and float32, 2e-6 for narrower types (typically 1e-9); of sum and mean as much, times
+    L1. Of variance and kurtosis at most 5e-6, typically 1e-7; 1e-12 for float64.
 
     Records are equal if every bit of them is. They can be pickled.
     """

@@ -52,6 +52,7 @@ def summarize(x: Any, *, dtype: str | None = None, level: Level = "full") -> Ten
         ValueError: If ``dtype`` or ``level`` is not known.
 
     Example:
+        >>> import numpy as np
         >>> s = summarize(np.array([3.0, -4.0, 0.0, np.nan]))
         >>> s.l2, s.zero_count, s.nan_count
         (5.0, 1, 1)
@@ -68,7 +69,8 @@ def summarize_all(
     """The records of many tensors, in one call that is parallel over all their chunks.
 
     Example:
-        >>>         >>> table = summarize_all({"w": np.ones(4, "f4"), "b": np.zeros(2, "f4"), "frozen": None})
+        >>> import numpy as np
+        >>> table = summarize_all({"w": np.ones(4, "f4"), "b": np.zeros(2, "f4"), "frozen": None})
         >>> table.names, table.l2.tolist(), table.missing
         (('w', 'b'), [2.0, 0.0], ('frozen',))
 

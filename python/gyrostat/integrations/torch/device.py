@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gyrostat import _core
+from gyrostat._intake import Tensors
 from gyrostat.integrations.torch.device_kernel import (
     CHUNK,
     CLASSES,
@@ -21,10 +23,11 @@ from gyrostat.integrations.torch.device_kernel import (
     record_chunk,
 )
 from gyrostat.integrations.torch.device_ring import Past, Ring
-from gyrostat.integrations.torch.device_rows import DTYPES, records
-from gyrostat.tensors import Tensors, TensorTable
+from gyrostat.tensors import TensorTable
 
 __all__ = ["DeviceRecorder"]
+
+_DTYPES = ("float32", "bfloat16", "float16")
 
 _DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 
@@ -206,9 +209,11 @@ class DeviceRecorder:
 
     def _read(self, slot: int, step: int, missing: tuple[str, ...]) -> tuple[int, TensorTable]:
         counts, sums = _parts(self._slots[slot], len(self.names))
-        made = records(sums.numpy(), counts.numpy(), self._chunks.owner, self._dtypes)
-        found = {n: r for n, r in zip(self.names, made, strict=True) if n not in missing}
-        return step, TensorTable(tuple(found), list(found.values()), missing)
+        made = _core.Records.from_rows(
+            self._dtypes, sums.numpy(), counts.numpy(), self._chunks.owner
+        )
+        records = {n: made[i] for i, n in enumerate(self.names) if n not in missing}
+        return step, TensorTable(tuple(records), list(records.values()), missing)
 
 
 _keys = itertools.count()
@@ -243,8 +248,8 @@ def _named(tensors: Tensors) -> dict[str, Tensor | None]:
 def _check(name: str, tensor: Tensor, device: torch.device) -> None:
     if tensor.device != device or device.type != _DEVICE.type:
         expected, got = f"a tensor on {_DEVICE.type}, all on one device", f"one on {tensor.device}"
-    elif _dtype(tensor) not in DTYPES:
-        expected, got = f"dtype {', '.join(DTYPES)}", str(tensor.dtype)
+    elif _dtype(tensor) not in _DTYPES:
+        expected, got = f"dtype {', '.join(_DTYPES)}", str(tensor.dtype)
     elif not _is_dense(tensor):
         expected, got = "memory without gaps or overlaps", f"strides {tensor.stride()}"
     else:
@@ -291,7 +296,7 @@ class _Chunks(NamedTuple):
     def of(cls, sizes: Sequence[int], dtypes: Sequence[str]) -> _Chunks:
         rows: list[tuple[int, int, int]] = []
         launches = []
-        for dtype in DTYPES:
+        for dtype in _DTYPES:
             width = 4 if dtype == "float32" else 2
             first = len(rows)
             for i, size in enumerate(sizes):

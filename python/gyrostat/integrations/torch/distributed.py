@@ -11,9 +11,10 @@ import torch
 import torch.distributed as dist
 
 from gyrostat import _core
+from gyrostat._intake import Tensors, collect
 from gyrostat.findings import Finding
 from gyrostat.rules import check_replicas
-from gyrostat.tensors import Tensors, TensorStats, TensorTable, _pairs, summarize_all
+from gyrostat.tensors import TensorStats, TensorTable, summarize_all
 
 __all__ = ["DistributedTable", "summarize_distributed"]
 
@@ -146,14 +147,14 @@ def _gather(
 
 def _measure(tensors: Tensors, size: int) -> _Pieces:
     """The pieces of this rank. ``size`` is the number of ranks."""
-    local = [(name, _locate(name, tensor)) for name, tensor in _pairs(tensors)]
-    table = summarize_all([(name, None if one is None else one.values) for name, one in local])
-    pieces: _Pieces = dict.fromkeys(name for name, _ in local)
-    for name, one in local:
-        if one is not None:
-            # As many shards as ranks: none has a replica.
-            fingerprint = _fingerprint(one.values) if one.shards < size else None
-            pieces[name] = _Piece(one.layout, one.shards, one.shard, table[name], fingerprint)
+    names, values, missing = collect(tensors)
+    local = {n: _locate(n, tensor) for n, tensor in zip(names, values, strict=True)}
+    table = summarize_all({name: one.values for name, one in local.items()})
+    pieces: _Pieces = dict.fromkeys(missing)
+    for name, one in local.items():
+        # As many shards as ranks: none has a replica.
+        fingerprint = _fingerprint(one.values) if one.shards < size else None
+        pieces[name] = _Piece(one.layout, one.shards, one.shard, table[name], fingerprint)
     return pieces
 
 
@@ -166,11 +167,7 @@ class _Local(NamedTuple):
     shard: int | None
 
 
-def _locate(name: object, tensor: Any) -> _Local | None:
-    if not isinstance(name, str):
-        raise TypeError(f"tensors: expected names that are strings, got {name!r}")
-    if tensor is None:
-        return None
+def _locate(name: str, tensor: Any) -> _Local:
     if not isinstance(tensor, torch.Tensor):
         raise TypeError(f"tensors[{name!r}]: expected a torch.Tensor, got {type(tensor).__name__}")
     # To import torch.distributed.tensor only to ask for its class would take seconds.
@@ -229,7 +226,8 @@ def _merge(by_rank: Mapping[int, _Pieces], step: int | None) -> DistributedTable
             missing.append(name)
             continue
         shards = _shards(name, pieces)
-        records[name] = _core.merge_all([next(iter(s.values())).record for s in shards])
+        one_each = [next(iter(s.values())).record for s in shards]
+        records[name] = _core.Records(one_each).total()
         replicas[name] = [
             {rank: piece.fingerprint for rank, piece in s.items() if piece.fingerprint is not None}
             for s in shards
