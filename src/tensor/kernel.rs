@@ -85,6 +85,8 @@ struct Tally<F: Block> {
     not_finite: NotFinite,
     /// Of exponents, the smallest subnormal number first.
     counts: Vec<u32>,
+    /// None of them is before this one.
+    first: usize,
     /// Room for the codes of one block, once they are needed.
     codes: Vec<u8>,
     /// Room for the values of one block in f64, once they are needed.
@@ -105,6 +107,7 @@ impl<F: Block> Tally<F> {
             max: f64::NEG_INFINITY,
             not_finite: NotFinite::default(),
             counts: vec![0; if full { F::EXPONENTS } else { 0 }],
+            first: F::EXPONENTS,
             codes: Vec::new(),
             decoded: Vec::new(),
             float: PhantomData,
@@ -240,26 +243,30 @@ impl<F: Block> Tally<F> {
         const WINDOW: u32 = 63;
         /// Up to this many values are counted one by one.
         const FEW: usize = 256;
+        let absmax = extent.absmax();
+        if is_zero(absmax) {
+            return;
+        }
+        let normal = (extent.least >> F::MANTISSA_BITS) as usize;
+        let first = if normal == 0 { 0 } else { normal - 1 + F::MANTISSA_BITS as usize };
+        self.first = self.first.min(first);
         if block.len() <= FEW {
             for &raw in block {
                 let bin = match F::field(raw) {
-                    0 => F::mantissa(raw).checked_ilog2().map(|bit| bit as usize),
-                    field => Some(field - 1 + F::MANTISSA_BITS as usize),
+                    0 if F::mantissa(raw) == 0 => continue,
+                    0 => F::mantissa(raw).ilog2() as usize,
+                    field => field - 1 + F::MANTISSA_BITS as usize,
                 };
-                if let Some(bin) = bin {
-                    self.counts[bin] += 1;
+                if let Some(count) = self.counts.get_mut(bin) {
+                    *count = count.wrapping_add(1); // a chunk is far too small for that
                 }
             }
-            return;
-        }
-        let absmax = extent.absmax();
-        if is_zero(absmax) {
             return;
         }
         self.codes.resize(F::LEN, 0);
         let mut counts = [0; WINDOW as usize];
         // From the field of the largest magnitude down to that of the smallest normal one.
-        let bottom = ((extent.least >> F::MANTISSA_BITS) as u32).max(1);
+        let bottom = normal.max(1) as u32;
         let mut top = (exponent(absmax) + F::BIAS).max(0) as u32;
         while top >= bottom {
             let base = top.saturating_sub(WINDOW);
@@ -301,13 +308,12 @@ impl<F: Block> Tally<F> {
             return ExponentHistogram::default();
         }
         let absmax = greater(self.max, -self.min);
-        let last = if is_zero(absmax) || absmax < 0.0 {
-            0
-        } else {
-            (exponent(absmax) - F::MIN_EXPONENT) as usize + 1
-        };
-        let counts = &self.counts[..last.min(self.counts.len())];
-        ExponentHistogram::new(F::MIN_EXPONENT, counts)
+        if is_zero(absmax) || absmax < 0.0 {
+            return ExponentHistogram::default();
+        }
+        let last = (exponent(absmax) - F::MIN_EXPONENT) as usize;
+        let counts = self.counts.get(self.first..=last).unwrap_or_default();
+        ExponentHistogram::new(F::MIN_EXPONENT + self.first as i32, counts)
     }
 }
 
