@@ -356,9 +356,12 @@ def assert_whole(told):
             assert getattr(one, column) == getattr(whole, column), (name, column)
         for column in ("min", "max", "absmax", "exponents", "exponent_histogram"):
             np.testing.assert_array_equal(getattr(one, column), getattr(whole, column), name)
-        assert one.sum == pytest.approx(whole.sum, rel=0, abs=1e-12 * whole.l1)
+        norm = 1e-12 if whole.dtype in {"float32", "float64"} else 2e-6
+        assert one.sum == pytest.approx(whole.sum, rel=0, abs=norm * whole.l1)
         for column in ("l1", "l2", "var", "skewness", "kurtosis"):
-            close = pytest.approx(getattr(whole, column), rel=1e-12, abs=1e-12, nan_ok=True)
+            # Cut elsewhere, powers are summed in another order, some in single precision.
+            bound = 5e-6 if column in {"skewness", "kurtosis"} else norm
+            close = pytest.approx(getattr(whole, column), rel=bound, abs=bound, nan_ok=True)
             assert getattr(one, column) == close, (name, column)
 
 

@@ -29,6 +29,7 @@ class _BuildInfo(TypedDict):
     version: str
     profile: str
     target: str
+    kernel: str
     threads: int
 
 def build_info() -> _BuildInfo: ...

@@ -113,6 +113,7 @@ def _info(_args: argparse.Namespace) -> int:
     build = _core.build_info()
     print(f"gyrostat {build['version']} ({build['profile']}, {build['target']})")
     print(f"python   {sys.version.split()[0]}")
+    print(f"kernel   {build['kernel']}")
     print(f"threads  {build['threads']}")
     for extra in _EXTRAS:
         there = importlib.util.find_spec(extra) is not None
