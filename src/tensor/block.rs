@@ -43,8 +43,9 @@ pub(super) trait Block: Float {
     fn extent(block: &[Self::Raw]) -> Extent;
 
     /// Writes the exponent field of each value as a code, relative to `base`: 1 to 63, or zero or
-    /// [`OUTSIDE`] where it is none of the 63 above `base`.
-    fn codes(block: &[Self::Raw], base: u32, codes: &mut [u8]);
+    /// [`OUTSIDE`] where it is none of the 63 above `base`. Types of 32 bits and less compute modulo
+    /// 256: a `base` below zero is for blocks whose largest field is `base + 63`.
+    fn codes(block: &[Self::Raw], base: i32, codes: &mut [u8]);
 
     /// Sums values with single precision at least, in units of 2^-k where that is all.
     fn sum(block: &[Self::Raw], center: f64, k: i32, lanes: &mut Lanes);
@@ -68,7 +69,7 @@ impl Block for Float32 {
     }
 
     #[inline(always)]
-    fn codes(block: &[f32], base: u32, codes: &mut [u8]) {
+    fn codes(block: &[f32], base: i32, codes: &mut [u8]) {
         for (code, x) in codes.iter_mut().zip(block) {
             *code = ((x.to_bits() >> 23) as u8).wrapping_sub(base as u8).min(OUTSIDE);
         }
@@ -98,7 +99,7 @@ impl Block for BFloat16 {
     }
 
     #[inline(always)]
-    fn codes(block: &[u16], base: u32, codes: &mut [u8]) {
+    fn codes(block: &[u16], base: i32, codes: &mut [u8]) {
         codes_16_bit::<Self>(block, base, codes);
     }
 
@@ -128,7 +129,7 @@ impl Block for Float16 {
     }
 
     #[inline(always)]
-    fn codes(block: &[u16], base: u32, codes: &mut [u8]) {
+    fn codes(block: &[u16], base: i32, codes: &mut [u8]) {
         codes_16_bit::<Self>(block, base, codes);
     }
 
@@ -163,10 +164,10 @@ impl Block for Float64 {
     }
 
     #[inline(always)]
-    fn codes(block: &[f64], base: u32, codes: &mut [u8]) {
+    fn codes(block: &[f64], base: i32, codes: &mut [u8]) {
         for (code, x) in codes.iter_mut().zip(block) {
-            let field = (x.to_bits() >> 52 & 0x7ff) as u32;
-            *code = field.wrapping_sub(base).min(u32::from(OUTSIDE)) as u8;
+            let field = (x.to_bits() >> 52 & 0x7ff) as i32;
+            *code = (field - base).cast_unsigned().min(u32::from(OUTSIDE)) as u8;
         }
     }
 
@@ -278,7 +279,7 @@ fn extent_16_bit<F: Float<Raw = u16>>(block: &[u16]) -> Extent {
 }
 
 #[inline(always)]
-fn codes_16_bit<F: Float<Raw = u16>>(block: &[u16], base: u32, codes: &mut [u8]) {
+fn codes_16_bit<F: Float<Raw = u16>>(block: &[u16], base: i32, codes: &mut [u8]) {
     let mask = (F::FIELDS - 1) as u16;
     for (code, raw) in codes.iter_mut().zip(block) {
         *code = ((raw >> F::MANTISSA_BITS & mask) as u8).wrapping_sub(base as u8).min(OUTSIDE);

@@ -96,7 +96,7 @@ mod x86 {
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bitalg,gfni")]
     pub(in super::super) fn avx512_vbmi<F: Float>(
         values: &[F::Raw],
-        base: u32,
+        base: i32,
         first: u8,
         counts: &mut [u32],
     ) {
@@ -116,20 +116,16 @@ mod x86 {
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bitalg,gfni")]
     fn count<F: Float, const TABLES: usize>(
         values: &[F::Raw],
-        base: u32,
+        base: i32,
         first: u8,
         counts: &mut [u32],
     ) {
-        let mut one_hot = [[0_u8; WIDTH]; TABLES];
-        for (i, table) in one_hot.iter_mut().enumerate() {
-            for bit in 0..BITS {
-                let code = first.wrapping_sub((BITS * i + bit) as u8);
-                if code > 0 && BITS * i + bit < counts.len() {
-                    table[usize::from(code) % WIDTH] = 1 << bit;
-                }
-            }
-        }
-        let tables: [__m512i; TABLES] = std::array::from_fn(|i| load(&one_hot[i]));
+        // The window mostly ends at the last code.
+        let tables: [__m512i; TABLES] = if first == 63 {
+            std::array::from_fn(|i| load(&LAST[i]))
+        } else {
+            std::array::from_fn(|i| load(&one_hot(first.wrapping_sub((BITS * i) as u8))))
+        };
         let zero = _mm512_setzero_si512();
         // Bit b of byte k of `sums[j]` counts 2^j one-hot bytes k with bit b.
         let mut sums = [[zero; 4]; TABLES];
@@ -177,7 +173,7 @@ mod x86 {
     /// The codes of the exponent fields relative to `base`, in any order.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    fn codes<F: Float>(values: &[F::Raw; WIDTH], base: u32) -> __m512i {
+    fn codes<F: Float>(values: &[F::Raw; WIDTH], base: i32) -> __m512i {
         /// (a & mask) | (b & !mask), for the mask that comes first.
         const SELECT: i32 = 0xca;
         let fields = if size_of::<F::Raw>() == 4 {
@@ -207,6 +203,23 @@ mod x86 {
         };
         let codes = _mm512_sub_epi8(fields, _mm512_set1_epi8(base as i8));
         _mm512_min_epu8(codes, _mm512_set1_epi8(OUTSIDE as i8))
+    }
+
+    const LAST: [[u8; WIDTH]; MOST_TABLES] =
+        [one_hot(63), one_hot(63 - 8), one_hot(63 - 16), one_hot(63 - 24)];
+
+    /// Bit b of `first - b`, for each code but zero.
+    const fn one_hot(first: u8) -> [u8; WIDTH] {
+        let mut table = [0; WIDTH];
+        let mut bit = 0;
+        while bit < BITS {
+            let code = first.wrapping_sub(bit as u8) as usize;
+            if code > 0 && code < WIDTH {
+                table[code] = 1 << bit;
+            }
+            bit += 1;
+        }
+        table
     }
 
     /// A full adder of bits: sums three, keeps the sum in the first and returns the carry.
@@ -251,7 +264,7 @@ mod x86 {
                 _mm256_storeu_si256(array.as_mut_ptr().cast(), _mm512_cvtepi64_epi32(sums));
             }
             for (count, n) in counts.iter_mut().zip(array) {
-                *count += n << shift;
+                *count = count.wrapping_add(n << shift); // a chunk is far too small for that
             }
             *bytes = zero;
         }
@@ -275,12 +288,12 @@ mod tests {
         let mut codes = vec![0; values.len()];
         for kernel in Kernel::available() {
             for (base, first, n) in
-                [(0, 63, 63), (1, 40, 1), (64, 63, 16), (100, 63, 24), (9, 9, 9)]
+                [(0, 63, 63), (1, 40, 1), (64, 63, 16), (100, 63, 24), (9, 9, 9), (-32, 63, 31)]
             {
                 let mut counts = vec![5; n];
                 kernel.count_fields::<F>(values, base, first, &mut counts, &mut codes);
                 for (i, &count) in counts.iter().enumerate() {
-                    let field = (base + u32::from(first)) as usize - i;
+                    let field = (base + i32::from(first)) as usize - i;
                     let expected = values.iter().filter(|&&raw| F::field(raw) == field).count();
                     assert_eq!(count as usize, expected + 5, "{kernel} {} {base} {i}", F::DTYPE);
                 }

@@ -81,7 +81,7 @@ impl Kernel {
     pub(super) fn count_fields<F: Block>(
         self,
         values: &[F::Raw],
-        base: u32,
+        base: i32,
         first: u8,
         counts: &mut [u32],
         codes: &mut [u8],
@@ -185,7 +185,7 @@ pub(super) use for_every_kernel;
 
 for_every_kernel! {
     fn count_codes<F: Block>(
-        values: &[F::Raw], base: u32, first: u8, counts: &mut [u32], codes: &mut [u8],
+        values: &[F::Raw], base: i32, first: u8, counts: &mut [u32], codes: &mut [u8],
     ) {
         F::codes(values, base, codes);
         count::portable(codes, first, counts);

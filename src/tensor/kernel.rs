@@ -240,7 +240,7 @@ impl<F: Block> Tally<F> {
     }
 
     fn count_exponents(&mut self, block: &[F::Raw], extent: &Extent) {
-        const WINDOW: u32 = 63;
+        const WINDOW: i32 = 63;
         /// Up to this many values are counted one by one.
         const FEW: usize = 256;
         let absmax = extent.absmax();
@@ -266,20 +266,21 @@ impl<F: Block> Tally<F> {
         self.codes.resize(F::LEN, 0);
         let mut counts = [0; WINDOW as usize];
         // From the field of the largest magnitude down to that of the smallest normal one.
-        let bottom = normal.max(1) as u32;
-        let mut top = (exponent(absmax) + F::BIAS).max(0) as u32;
+        let bottom = normal.max(1) as i32;
+        let largest = exponent(absmax) + F::BIAS;
+        let mut top = largest;
         while top >= bottom {
-            let base = top.saturating_sub(WINDOW);
-            let n = (top - base).min(top - bottom + 1) as usize;
+            let base = if top == largest { top - WINDOW } else { (top - WINDOW).max(0) };
+            let n = (top - base.max(0)).min(top - bottom + 1) as usize;
             let counts = &mut counts[..n];
             counts.fill(0);
             let first = (top - base) as u8;
             self.kernel.count_fields::<F>(block, base, first, counts, &mut self.codes);
             let end = top as usize + F::MANTISSA_BITS as usize;
             for (bin, &mut count) in self.counts[end - n..end].iter_mut().rev().zip(counts) {
-                *bin += count;
+                *bin = bin.wrapping_add(count); // a chunk is far too small for that
             }
-            top -= n as u32;
+            top -= n as i32;
         }
         if extent.least < 1 << F::MANTISSA_BITS {
             let bins = &mut self.counts[..F::MANTISSA_BITS as usize];

@@ -2,9 +2,10 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use ndarray::{ArrayViewMut1, ArrayViewMutD, Axis};
+use ndarray::{ArrayViewMutD, Axis};
 
 use super::dtype::{BFloat16, Float, Float16, Float32, Float64};
+use super::isa::{Kernel, current_kernel, for_every_kernel};
 use super::norm::total_norm;
 use super::view::{TensorView, Values};
 use crate::parallel;
@@ -97,14 +98,15 @@ pub fn scale(tensors: Vec<TensorViewMut<'_>>, factor: f64) {
             TensorViewMut::BFloat16(values) => cut(values, TensorViewMut::BFloat16, &mut pieces),
         };
     }
+    let (kernel, factor) = (current_kernel(), Factor::new(factor));
     // Every lock is taken once: it is how one of many threads gets hold of a piece.
     let pieces: Vec<_> = pieces.into_iter().rev().map(Mutex::new).collect();
     parallel::map_indexed(pieces.len(), bytes, |i| {
         match &mut *pieces[i].lock().unwrap_or_else(PoisonError::into_inner) {
-            TensorViewMut::Float64(values) => scale_piece(values, factor),
-            TensorViewMut::Float32(values) => scale_piece(values, factor),
-            TensorViewMut::Float16(values) => scale_piece(values, factor),
-            TensorViewMut::BFloat16(values) => scale_piece(values, factor),
+            TensorViewMut::Float64(values) => scale_piece(kernel, values, factor),
+            TensorViewMut::Float32(values) => scale_piece(kernel, values, factor),
+            TensorViewMut::Float16(values) => scale_piece(kernel, values, factor),
+            TensorViewMut::BFloat16(values) => scale_piece(kernel, values, factor),
         }
     });
 }
@@ -138,69 +140,35 @@ fn cut<'a, F: Float>(
     len.saturating_mul(size_of::<F::Raw>())
 }
 
-fn scale_piece<F: Scale>(values: &mut ValuesMut<'_, F>, factor: f64) {
+fn scale_piece<F: Scale>(kernel: Kernel, values: &mut ValuesMut<'_, F>, factor: Factor) {
     match values {
-        ValuesMut::Contiguous(values) => scale_slice::<F>(values, factor),
+        ValuesMut::Contiguous(values) => multiply::<F>(kernel, values, factor),
         ValuesMut::Strided(view) => {
-            view.rows_mut().into_iter().for_each(|row| scale_row::<F>(row, factor));
+            for mut row in view.rows_mut() {
+                match row.as_slice_mut() {
+                    Some(values) => multiply::<F>(kernel, values, factor),
+                    None => multiply_each::<F>(row.iter_mut(), factor),
+                }
+            }
         }
     }
 }
 
-fn scale_row<F: Scale>(mut row: ArrayViewMut1<'_, F::Raw>, factor: f64) {
-    if let Some(values) = row.as_slice_mut() {
-        return scale_slice::<F>(values, factor);
-    }
-    let factor = Factor::new(factor);
-    row.mapv_inplace(|raw| F::product(raw, factor));
-}
-
-/// The same arithmetic whichever of the instruction sets does it, and so the same bits.
-#[cfg(target_arch = "x86_64")]
-#[allow(unsafe_code, reason = "a function for an instruction set asks for a check beforehand")]
-fn scale_slice<F: Scale>(values: &mut [F::Raw], factor: f64) {
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    fn avx512<F: Scale>(values: &mut [F::Raw], factor: f64) {
-        scale_in_place::<F>(values, factor);
-    }
-
-    #[target_feature(enable = "avx2")]
-    fn avx2<F: Scale>(values: &mut [F::Raw], factor: f64) {
-        scale_in_place::<F>(values, factor);
-    }
-
-    if is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512dq")
-        && is_x86_feature_detected!("avx512vl")
-    {
-        // SAFETY: the processor has each of the features.
-        unsafe { avx512::<F>(values, factor) }
-    } else if is_x86_feature_detected!("avx2") {
-        // SAFETY: the processor has the feature.
-        unsafe { avx2::<F>(values, factor) }
-    } else {
-        scale_in_place::<F>(values, factor);
+for_every_kernel! {
+    fn multiply<F: Scale>(values: &mut [F::Raw], factor: Factor) {
+        multiply_each::<F>(values.iter_mut(), factor);
     }
 }
 
-#[cfg(not(target_arch = "x86_64"))]
-fn scale_slice<F: Scale>(values: &mut [F::Raw], factor: f64) {
-    scale_in_place::<F>(values, factor);
-}
-
-#[allow(clippy::inline_always, reason = "compiled for the instruction set of the caller")]
 #[inline(always)]
-fn scale_in_place<F: Scale>(values: &mut [F::Raw], factor: f64) {
-    let factor = Factor::new(factor);
+fn multiply_each<'a, F: Scale>(values: impl Iterator<Item = &'a mut F::Raw>, factor: Factor)
+where
+    F::Raw: 'a,
+{
     if factor.is_tiny() {
-        for value in values {
-            *value = F::tiny_product(*value, factor);
-        }
+        values.for_each(|value| *value = F::tiny_product(*value, factor));
     } else {
-        for value in values {
-            *value = F::product(*value, factor);
-        }
+        values.for_each(|value| *value = F::product(*value, factor));
     }
 }
 
@@ -232,55 +200,55 @@ trait Scale: Float {
 }
 
 impl Scale for Float64 {
-    #[inline]
+    #[inline(always)]
     fn product(raw: f64, factor: Factor) -> f64 {
         raw * factor.double
     }
 
-    #[inline]
+    #[inline(always)]
     fn tiny_product(raw: f64, factor: Factor) -> f64 {
         raw * factor.double
     }
 }
 
 impl Scale for Float32 {
-    #[inline]
+    #[inline(always)]
     fn product(raw: f32, factor: Factor) -> f32 {
         raw * factor.single
     }
 
-    #[inline]
+    #[inline(always)]
     fn tiny_product(raw: f32, factor: Factor) -> f32 {
         (f64::from(raw) * factor.double) as f32
     }
 }
 
 impl Scale for BFloat16 {
-    #[inline]
+    #[inline(always)]
     fn product(raw: u16, factor: Factor) -> u16 {
         to_bfloat16(Self::decode(raw) as f32 * factor.single)
     }
 
-    #[inline]
+    #[inline(always)]
     fn tiny_product(raw: u16, factor: Factor) -> u16 {
         to_bfloat16((Self::decode(raw) * factor.double) as f32)
     }
 }
 
 impl Scale for Float16 {
-    #[inline]
+    #[inline(always)]
     fn product(raw: u16, factor: Factor) -> u16 {
         to_float16(Self::decode(raw) as f32 * factor.single)
     }
 
-    #[inline]
+    #[inline(always)]
     fn tiny_product(raw: u16, factor: Factor) -> u16 {
         to_float16((Self::decode(raw) * factor.double) as f32)
     }
 }
 
 /// To the nearest, ties to even. A NaN must have nothing but zeros in the lower half.
-#[inline]
+#[inline(always)]
 fn to_bfloat16(x: f32) -> u16 {
     let bits = x.to_bits();
     // Cannot wrap, but a checked addition would cost a branch.
@@ -288,7 +256,7 @@ fn to_bfloat16(x: f32) -> u16 {
 }
 
 /// To the nearest, ties to even.
-#[inline]
+#[inline(always)]
 fn to_float16(x: f32) -> u16 {
     const NORMAL: u32 = (127 - 14) << 23; // 2^-14, the smallest normal number
     const TOO_LARGE: u32 = (127 + 16) << 23; // 2^16
@@ -330,7 +298,7 @@ mod tests {
 
     fn check_every_pattern<F: Scale + Float<Raw = u16>>(factor: f64) {
         let mut values: Vec<u16> = (0..=u16::MAX).collect();
-        scale_slice::<F>(&mut values, factor);
+        multiply::<F>(current_kernel(), &mut values, Factor::new(factor));
         // Some of the patterns, since the search is slow, of every exponent.
         for raw in (0..=u16::MAX).step_by(37) {
             let product = F::decode(raw) as f32 * factor as f32;
@@ -361,13 +329,17 @@ mod tests {
         #[test]
         fn instruction_sets_agree(bits in prop::collection::vec(any::<u32>(), 0..200), factor: f64) {
             fn check<F: Scale>(values: Vec<F::Raw>, factor: f64) {
-                let mut got = values.clone();
-                scale_slice::<F>(&mut got, factor);
-                let mut portable = values;
-                scale_in_place::<F>(&mut portable, factor);
-                for (a, b) in got.into_iter().zip(portable) {
-                    let nan = F::decode(a).is_nan() && F::decode(b).is_nan();
-                    assert!(F::bits(a) == F::bits(b) || nan);
+                let product = |kernel| {
+                    let mut values = values.clone();
+                    multiply::<F>(kernel, &mut values, Factor::new(factor));
+                    values
+                };
+                let portable = product(Kernel::PORTABLE);
+                for kernel in Kernel::available() {
+                    for (&a, &b) in product(kernel).iter().zip(&portable) {
+                        let nan = F::decode(a).is_nan() && F::decode(b).is_nan();
+                        assert!(F::bits(a) == F::bits(b) || nan, "{kernel}");
+                    }
                 }
             }
             check::<Float32>(bits.iter().map(|&b| f32::from_bits(b)).collect(), factor);
@@ -379,10 +351,11 @@ mod tests {
     #[test]
     fn a_factor_below_the_range_of_f32_keeps_its_precision() {
         let (mut single, mut brain) = ([3e38_f32], [0x7f7f_u16]);
-        scale_slice::<Float32>(&mut single, 1.0 / 3e43);
+        let factor = Factor::new(1.0 / 3e43);
+        multiply::<Float32>(current_kernel(), &mut single, factor);
         assert!((f64::from(single[0]) - 1e-5).abs() < 1e-12);
         let factor = 1.0 / BFloat16::decode(brain[0]) / 1024.0;
-        scale_slice::<BFloat16>(&mut brain, factor);
+        multiply::<BFloat16>(current_kernel(), &mut brain, Factor::new(factor));
         assert_eq!(BFloat16::decode(brain[0]), 1.0 / 1024.0);
     }
 
