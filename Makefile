@@ -2,14 +2,15 @@
 
 # uv from the PATH, or one of our own in .tools.
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
-RUN := $(UV) run --all-extras --all-groups
+# The bench group holds what only `make bench-tensors` compares with.
+RUN := $(UV) run --all-extras --all-groups --no-group bench
 PYTHON ?= python3
 
 # BLAS threads spin while they wait: on a busy machine two are many times slower than one.
 export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench clean
+.PHONY: help demo test check format bench bench-tensors clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
@@ -42,6 +43,10 @@ format: ## let the formatters have their way
 
 bench: $(filter .tools/%,$(UV)) ## criterion benches of the kernels
 	cargo bench --no-default-features --locked
+
+bench-tensors: $(filter .tools/%,$(UV)) ## tensor statistics beside torch, NumPy, wandb and TensorBoard
+	cargo bench --no-default-features --locked --bench tensor
+	$(UV) run --extra torch --group bench python benches/tensors.py
 
 clean: ## remove what was built
 	cargo clean
