@@ -26,7 +26,8 @@ def main():
     parser.add_argument("--threads", type=int, default=1, help="only the first table, on so many")
     parser.add_argument("--table", choices=TABLES, help="only this one")
     args = parser.parse_args()
-    if os.environ.get(THREADS[0]) == str(args.threads) and args.table:
+    ready = all(os.environ.get(name) == str(args.threads) for name in THREADS)
+    if args.table and ready:
         import tables
 
         getattr(tables, args.table)(args)
