@@ -47,6 +47,17 @@ pub(super) trait Block: Float {
     /// 256: a `base` below zero is for blocks whose largest field is `base + 63`.
     fn codes(block: &[Self::Raw], base: i32, codes: &mut [u8]);
 
+    /// The extent of at least one finite value, in the order of their bits: subnormal numbers are
+    /// what they are whatever the processor was told.
+    fn exact_extent(block: &[Self::Raw]) -> Extent;
+
+    /// The numbers of NaN, of +Inf and of -Inf in one block.
+    fn count_not_finite(block: &[Self::Raw]) -> [u64; 3];
+
+    /// Writes the position of the highest bit of each subnormal number as a code, from 1; that of
+    /// any other value is 0.
+    fn subnormal_codes(block: &[Self::Raw], codes: &mut [u8]);
+
     /// Sums values with single precision at least, in units of 2^-k where that is all.
     fn sum(block: &[Self::Raw], center: f64, k: i32, lanes: &mut Lanes);
 
@@ -55,7 +66,61 @@ pub(super) trait Block: Float {
     fn scale(exponent: i32) -> Option<i32>;
 }
 
+/// The methods of [`Block`] that read values as integers of their own width.
+macro_rules! integer_loops {
+    ($unsigned:ident, $signed:ident) => {
+        #[inline(always)]
+        fn exact_extent(block: &[Self::Raw]) -> Extent {
+            let (mut min, mut max, mut least) = ($signed::MAX, $signed::MIN, $unsigned::MAX);
+            for &raw in block {
+                let bits = Self::bits(raw) as $unsigned;
+                let signed = bits.cast_signed();
+                let flip = (signed >> ($signed::BITS - 1)).cast_unsigned() >> 1;
+                let key = signed ^ flip.cast_signed();
+                (min, max) = (min.min(key), max.max(key));
+                least = least.min((bits << 1).wrapping_sub(1));
+            }
+            let value = |key: $signed| {
+                let magnitude = if key < 0 { !key } else { key }.cast_unsigned();
+                let magnitude = Self::magnitude(u64::from(magnitude));
+                if key < 0 { -magnitude } else { magnitude }
+            };
+            let none = least == $unsigned::MAX;
+            let least = if none { u64::MAX } else { u64::from(least / 2) + 1 };
+            Extent { min: value(min), max: value(max), least, finite: true }
+        }
+
+        #[inline(always)]
+        fn count_not_finite(block: &[Self::Raw]) -> [u64; 3] {
+            let infinity = ((Self::FIELDS - 1) << Self::MANTISSA_BITS) as $unsigned;
+            let sign = 1 << ($unsigned::BITS - 1);
+            // No count of one block leaves the range of the type.
+            let (mut all, mut posinf, mut neginf) =
+                (0 as $unsigned, 0 as $unsigned, 0 as $unsigned);
+            for &raw in block {
+                let bits = Self::bits(raw) as $unsigned;
+                all = all.wrapping_add($unsigned::from(bits & (sign - 1) >= infinity));
+                posinf = posinf.wrapping_add($unsigned::from(bits == infinity));
+                neginf = neginf.wrapping_add($unsigned::from(bits == infinity | sign));
+            }
+            [all - posinf - neginf, posinf, neginf].map(u64::from)
+        }
+
+        #[inline(always)]
+        fn subnormal_codes(block: &[Self::Raw], codes: &mut [u8]) {
+            for (code, &raw) in codes.iter_mut().zip(block) {
+                let bits = Self::bits(raw) as $unsigned;
+                let magnitude = bits & ($unsigned::MAX >> 1);
+                let mantissa = if magnitude >> Self::MANTISSA_BITS == 0 { magnitude } else { 0 };
+                *code = ($unsigned::BITS - mantissa.leading_zeros()) as u8;
+            }
+        }
+    };
+}
+
 impl Block for Float32 {
+    integer_loops!(u32, i32);
+
     type Buffer = [f32; BLOCK_BYTES / 4];
 
     #[inline(always)]
@@ -86,6 +151,8 @@ impl Block for Float32 {
 }
 
 impl Block for BFloat16 {
+    integer_loops!(u16, i16);
+
     type Buffer = [u16; BLOCK_BYTES / 2];
 
     #[inline(always)]
@@ -116,6 +183,8 @@ impl Block for BFloat16 {
 }
 
 impl Block for Float16 {
+    integer_loops!(u16, i16);
+
     type Buffer = [u16; BLOCK_BYTES / 2];
 
     #[inline(always)]
@@ -151,6 +220,8 @@ impl Block for Float16 {
 }
 
 impl Block for Float64 {
+    integer_loops!(u64, i64);
+
     type Buffer = [f64; BLOCK_BYTES / 8];
 
     #[inline(always)]

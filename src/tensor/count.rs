@@ -91,7 +91,7 @@ mod x86 {
     const WIDTH: usize = 64;
 
     /// See [`super::super::isa::Kernel::count_fields`]. The values beyond the last [`PADDING`] are
-    /// left out. For types of 16 and 32 bits.
+    /// left out. For types of 16 and 32 bits; values of 8 bits are codes themselves.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bitalg,gfni")]
     pub(in super::super) fn avx512_vbmi<F: Float>(
@@ -176,6 +176,10 @@ mod x86 {
     fn codes<F: Float>(values: &[F::Raw; WIDTH], base: i32) -> __m512i {
         /// (a & mask) | (b & !mask), for the mask that comes first.
         const SELECT: i32 = 0xca;
+        if size_of::<F::Raw>() == 1 {
+            // SAFETY: 64 values of 1 byte are one vector.
+            return unsafe { _mm512_loadu_si512(values.as_ptr().cast()) };
+        }
         let fields = if size_of::<F::Raw>() == 4 {
             let word = |i: usize| {
                 // SAFETY: 64 values of 4 bytes are four vectors.

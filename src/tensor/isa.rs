@@ -9,7 +9,11 @@ use std::str::FromStr;
 use std::sync::OnceLock;
 
 use super::block::Block;
+#[cfg(target_arch = "x86_64")]
+use super::compress;
 use super::count;
+#[cfg(target_arch = "x86_64")]
+use super::dtype::Float8E4M3;
 use crate::error::{Error, Result};
 
 /// Environment variable that names the instruction set to use instead of the best one.
@@ -26,7 +30,7 @@ pub(super) enum Set {
     /// AVX-512 F, BW, CD, DQ and VL.
     #[cfg(target_arch = "x86_64")]
     Avx512,
-    /// AVX-512 with VBMI, BITALG and GFNI too, by which exponents are counted.
+    /// AVX-512 with VBMI, VBMI2, BITALG and GFNI too, for what is done by bytes and words.
     #[cfg(target_arch = "x86_64")]
     Avx512Vbmi,
 }
@@ -47,7 +51,7 @@ impl Kernel {
         }
         let avx2 = has!("avx2", "fma");
         let avx512 = avx2 && has!("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl");
-        let vbmi = avx512 && has!("avx512vbmi", "avx512bitalg", "gfni");
+        let vbmi = avx512 && has!("avx512vbmi", "avx512vbmi2", "avx512bitalg", "gfni");
         let sets = [(true, Set::Portable), (avx2, Set::Avx2), (avx512, Set::Avx512)];
         let sets = sets.into_iter().chain([(vbmi, Set::Avx512Vbmi)]);
         sets.filter(|(available, _)| *available).map(|(_, set)| Self(set)).collect()
@@ -94,8 +98,46 @@ impl Kernel {
             rest = &values[values.len() - values.len() % count::PADDING..];
         }
         if !rest.is_empty() {
-            count_codes::<F>(self, rest, base, first, counts, &mut codes[..rest.len()]);
+            count_rest_of_fields::<F>(self, rest, base, first, counts, &mut codes[..rest.len()]);
         }
+    }
+}
+
+impl Kernel {
+    /// Adds to `counts[i]` how many of `codes` are `first - i`. Codes and `first` are at most 63.
+    pub(super) fn count_codes(self, codes: &[u8], first: u8, counts: &mut [u32]) {
+        let mut rest = codes;
+        #[cfg(target_arch = "x86_64")]
+        if self.0 == Set::Avx512Vbmi {
+            // SAFETY: a kernel is only made of what `available` has asked the processor for.
+            unsafe { count::avx512_vbmi::<Float8E4M3>(codes, 0, first, counts) };
+            rest = &codes[codes.len() - codes.len() % count::PADDING..];
+        }
+        count_rest(self, rest, first, counts);
+    }
+
+    /// Copies the finite values of a block to the beginning of `buffer`, which is as long or longer.
+    pub(super) fn keep_finite<'b, F: Block>(
+        self,
+        block: &[F::Raw],
+        buffer: &'b mut [F::Raw],
+    ) -> &'b [F::Raw] {
+        #[cfg_attr(not(target_arch = "x86_64"), expect(unused_mut))]
+        let mut start = (0, 0);
+        #[cfg(target_arch = "x86_64")]
+        if self.0 == Set::Avx512Vbmi {
+            // SAFETY: a kernel is only made of what `available` has asked the processor for.
+            start = unsafe { compress::avx512_vbmi::<F>(block, buffer) };
+        }
+        let (done, mut kept) = start;
+        for &raw in &block[done..] {
+            // Without a branch: what is not finite is overwritten by the next.
+            if let Some(slot) = buffer.get_mut(kept) {
+                *slot = raw;
+            }
+            kept += usize::from(F::field(raw) < F::FIELDS - 1);
+        }
+        &buffer[..kept]
     }
 }
 
@@ -184,7 +226,13 @@ macro_rules! for_every_kernel {
 pub(super) use for_every_kernel;
 
 for_every_kernel! {
-    fn count_codes<F: Block>(
+    fn count_rest(codes: &[u8], first: u8, counts: &mut [u32]) {
+        count::portable(codes, first, counts);
+    }
+}
+
+for_every_kernel! {
+    fn count_rest_of_fields<F: Block>(
         values: &[F::Raw], base: i32, first: u8, counts: &mut [u32], codes: &mut [u8],
     ) {
         F::codes(values, base, codes);

@@ -3,7 +3,6 @@
 use std::marker::PhantomData;
 
 use super::block::{Block, Extent};
-use super::count;
 use super::dtype::Float;
 use super::histogram::ExponentHistogram;
 use super::isa::{Kernel, for_every_kernel};
@@ -34,7 +33,7 @@ fn norm<F: Block>(kernel: Kernel, values: &[F::Raw]) -> TensorStats {
     add_squares::<F>(kernel, values, &mut lanes);
     let mut unit = 0;
     if !(least..f64::INFINITY).contains(&lanes.total()) {
-        let not_finite = count_not_finite::<F>(kernel, values);
+        let mut not_finite = NotFinite::default();
         if !F::NARROW {
             unit = unit_of::<F>(kernel, values);
         }
@@ -42,7 +41,8 @@ fn norm<F: Block>(kernel: Kernel, values: &[F::Raw]) -> TensorStats {
         let mut decoded = Vec::with_capacity(F::LEN);
         for block in values.chunks(F::LEN) {
             let mut raw = F::buffer();
-            let finite = keep_finite::<F>(block, raw.as_mut());
+            not_finite.add(&count_not_finite::<F>(kernel, block));
+            let finite = kernel.keep_finite::<F>(block, raw.as_mut());
             decoded.resize(finite.len(), 0.0);
             add_decoded_squares::<F>(kernel, finite, unit, &mut decoded, &mut lanes);
         }
@@ -69,6 +69,12 @@ struct NotFinite {
 impl NotFinite {
     fn total(&self) -> u64 {
         self.nan + self.posinf + self.neginf
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.nan += other.nan;
+        self.posinf += other.posinf;
+        self.neginf += other.neginf;
     }
 }
 
@@ -170,15 +176,16 @@ impl<F: Block> Tally<F> {
     /// Adds one block.
     fn add(&mut self, block: &[F::Raw], level: Level) {
         let extent = find_extent::<F>(self.kernel, block);
-        if extent.finite && self.add_finite(block, extent, level) {
+        // Where there was a NaN there will be more: to look first is cheaper than to sum in vain.
+        let doubtful = self.not_finite.total() > 0;
+        let holds_others = || doubtful && count_not_finite::<F>(self.kernel, block).total() > 0;
+        if extent.finite && !holds_others() && self.add_finite(block, extent, level) {
             return;
         }
         let not_finite = count_not_finite::<F>(self.kernel, block);
-        self.not_finite.nan += not_finite.nan;
-        self.not_finite.posinf += not_finite.posinf;
-        self.not_finite.neginf += not_finite.neginf;
+        self.not_finite.add(&not_finite);
         let mut buffer = F::buffer();
-        let finite = keep_finite::<F>(block, buffer.as_mut());
+        let finite = self.kernel.keep_finite::<F>(block, buffer.as_mut());
         if !finite.is_empty() {
             let extent = find_extent::<F>(self.kernel, finite);
             self.add_finite(finite, extent, level);
@@ -200,7 +207,9 @@ impl<F: Block> Tally<F> {
             }
             None if count_not_finite::<F>(self.kernel, block).total() > 0 => return false,
             None => {
-                extent = exact_extent::<F>(self.kernel, block);
+                if has_subnormals {
+                    extent = exact_extent::<F>(self.kernel, block);
+                }
                 self.sum_decoded(block, &mut lanes);
             }
         }
@@ -285,7 +294,10 @@ impl<F: Block> Tally<F> {
         if extent.least < 1 << F::MANTISSA_BITS {
             let bins = &mut self.counts[..F::MANTISSA_BITS as usize];
             let codes = &mut self.codes[..block.len()];
-            count_subnormals::<F>(self.kernel, block, bins, codes);
+            subnormal_codes::<F>(self.kernel, block, codes);
+            bins.reverse(); // the largest code first
+            self.kernel.count_codes(codes, F::MANTISSA_BITS as u8, bins);
+            bins.reverse();
         }
     }
 
@@ -318,19 +330,6 @@ impl<F: Block> Tally<F> {
     }
 }
 
-/// Copies the finite values of a block that has others too.
-fn keep_finite<'b, F: Float>(block: &[F::Raw], buffer: &'b mut [F::Raw]) -> &'b [F::Raw] {
-    let mut n = 0;
-    for &raw in block {
-        // Without a branch: what is not finite is overwritten by the next.
-        if let Some(slot) = buffer.get_mut(n) {
-            *slot = raw;
-        }
-        n += usize::from(F::field(raw) < F::FIELDS - 1);
-    }
-    &buffer[..n]
-}
-
 /// The unit of the sums of a chunk: see [`Moments::unit`].
 fn unit_of<F: Block>(kernel: Kernel, values: &[F::Raw]) -> i32 {
     let mut absmax = 0.0;
@@ -361,26 +360,8 @@ for_every_kernel! {
 }
 
 for_every_kernel! {
-    /// The extent of finite values, in the order of their bits: subnormal numbers are what they are
-    /// whatever the processor was told.
     fn exact_extent<F: Block>(block: &[F::Raw]) -> Extent {
-        let width = 8 * size_of::<F::Raw>() as u32;
-        let (mut min, mut max, mut least) = (i64::MAX, i64::MIN, u64::MAX);
-        for &raw in block {
-            let bits = (F::bits(raw) << (u64::BITS - width)).cast_signed();
-            let key = bits ^ ((bits >> 63).cast_unsigned() >> 1).cast_signed();
-            (min, max) = (min.min(key), max.max(key));
-            let magnitude = bits.cast_unsigned() << 1;
-            least = least.min(magnitude.wrapping_sub(1));
-        }
-        let value = |key: i64| {
-            let magnitude = if key < 0 { !key } else { key }.cast_unsigned();
-            let magnitude = F::magnitude(magnitude >> (u64::BITS - width));
-            if key < 0 { -magnitude } else { magnitude }
-        };
-        let none = least == u64::MAX;
-        let least = if none { least } else { (least + 1) >> (u64::BITS - width + 1) };
-        Extent { min: value(min), max: value(max), least, finite: true }
+        F::exact_extent(block)
     }
 }
 
@@ -401,30 +382,15 @@ for_every_kernel! {
 }
 
 for_every_kernel! {
-    /// Counts subnormal numbers by the position of their highest bit.
-    fn count_subnormals<F: Block>(block: &[F::Raw], bins: &mut [u32], codes: &mut [u8]) {
-        for (code, &raw) in codes.iter_mut().zip(block) {
-            let mantissa = if F::field(raw) == 0 { F::mantissa(raw) } else { 0 };
-            *code = (u64::BITS - mantissa.leading_zeros()) as u8;
-        }
-        bins.reverse(); // the largest code first
-        count::portable(codes, bins.len() as u8, bins);
-        bins.reverse();
+    fn subnormal_codes<F: Block>(block: &[F::Raw], codes: &mut [u8]) {
+        F::subnormal_codes(block, codes);
     }
 }
 
 for_every_kernel! {
-    fn count_not_finite<F: Block>(values: &[F::Raw]) -> NotFinite {
-        let (mut all, mut posinf, mut neginf) = (0_u64, 0_u64, 0_u64);
-        let infinity = (F::FIELDS as u64 - 1) << F::MANTISSA_BITS;
-        let sign = (F::FIELDS as u64) << F::MANTISSA_BITS;
-        for &raw in values {
-            let bits = F::bits(raw);
-            all = all.wrapping_add(u64::from(bits & (sign - 1) >= infinity));
-            posinf = posinf.wrapping_add(u64::from(bits == infinity));
-            neginf = neginf.wrapping_add(u64::from(bits == infinity | sign));
-        }
-        NotFinite { nan: all - posinf - neginf, posinf, neginf }
+    fn count_not_finite<F: Block>(block: &[F::Raw]) -> NotFinite {
+        let [nan, posinf, neginf] = F::count_not_finite(block);
+        NotFinite { nan, posinf, neginf }
     }
 }
 

@@ -5,6 +5,8 @@
 //! Euclidean norm alone.
 
 mod block;
+#[cfg(target_arch = "x86_64")]
+mod compress;
 mod count;
 mod dtype;
 mod exact;
