@@ -179,6 +179,26 @@ def total_norm(arrays):
     return np.sqrt(np.sum(squares, dtype=np.longdouble))
 
 
+def pair_stats(x, y):
+    """What two arrays have to do with each other, in long double, where both are finite."""
+    with np.errstate(invalid="ignore"):  # signalling NaN
+        x, y = (np.asarray(z).astype(np.longdouble).ravel() for z in (x, y))
+    finite = np.isfinite(x) & np.isfinite(y)
+    x, y = x[finite], y[finite]
+    left, right, apart = (np.sqrt((z * z).sum()) for z in (x, y, x - y))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {
+            "dot": (x * y).sum(),
+            "cosine": (x * y).sum() / (left * right),
+            "l2_left": left,
+            "l2_right": right,
+            "l2_difference": apart,
+            "ratio": left / right,
+            "relative_difference": apart / right,
+            "nonfinite_count": np.count_nonzero(~finite),
+        }
+
+
 def _smallest_normal(dtype):
     exponent = {"float64": -1022, "float32": -126, "bfloat16": -126, "float16": -14}[dtype.name]
     return np.ldexp(np.longdouble(1), exponent)

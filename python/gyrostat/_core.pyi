@@ -12,6 +12,7 @@ __all__ = [
     "TensorStats",
     "build_info",
     "clip",
+    "compare_all",
     "find_leaks",
     "find_spikes",
     "fingerprint",
@@ -226,6 +227,16 @@ def clip(tensors: list[Any], max_norm: float, finite_only: bool) -> tuple[float,
     Returns the norm before, and whether the tensors have been scaled: with ``finite_only`` not by a
     norm that is not finite. None, and nothing is done, unless all of them are dense, in host
     memory, of float64, float32, float16 or bfloat16, and no two values share memory.
+    """
+
+def compare_all(
+    left: list[Any], right: list[Any], names: Sequence[str]
+) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """The columns of :class:`gyrostat.pairs.PairTable`, and the same of all pairs together.
+
+    Raises:
+        TypeError: If one of them is no tensor that can be read.
+        ValueError: If the two tensors of a pair differ in the number of their values.
     """
 
 @final

@@ -7,6 +7,7 @@ mod dlpack;
 mod intake;
 mod leak;
 mod memory;
+mod pair;
 mod series;
 mod state;
 mod tensor;
@@ -49,6 +50,8 @@ mod _core {
     use super::clip::clip;
     #[pymodule_export]
     use super::leak::{Leaks, find_leaks, fingerprint, shared_groups, time_disorder};
+    #[pymodule_export]
+    use super::pair::compare_all;
     #[pymodule_export]
     use super::series::{SpikeDetector, find_spikes};
     #[pymodule_export]

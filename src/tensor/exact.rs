@@ -140,6 +140,18 @@ impl ExactSum {
         ldexp(if negative { -magnitude } else { magnitude }, k)
     }
 
+    /// `(m, k)` such that the sum is m * 4^k, for a sum above zero with m from 1 to 4.
+    pub(super) fn by_fours(&self) -> (f64, i32) {
+        let k = self.exponent().map_or(0, |exponent| exponent.div_euclid(2));
+        (self.to_f64(2 * k), k)
+    }
+
+    /// The square root, also where that of the nearest f64 would be zero or infinite.
+    pub(super) fn sqrt(&self) -> f64 {
+        let (m, k) = self.by_fours();
+        ldexp(m.sqrt(), k)
+    }
+
     /// As a hexadecimal floating-point number with all of its digits, `-0x1f3p-64`.
     pub(super) fn to_hex(&self) -> String {
         let Product { negative, words, exponent } = self.product();

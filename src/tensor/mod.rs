@@ -2,7 +2,7 @@
 //!
 //! A [`TensorView`] names memory; [`summarize`] reads it once and gives [`TensorStats`], which
 //! [`TensorStats::merge`] combines across chunks, tensors, shards and ranks. [`total_norm`] is the
-//! Euclidean norm alone.
+//! Euclidean norm alone. [`compare_all`] reads tensors by pairs.
 
 mod block;
 #[cfg(target_arch = "x86_64")]
@@ -19,6 +19,8 @@ mod lanes;
 mod level;
 mod moments;
 mod norm;
+mod pair;
+mod pair_kernel;
 mod power;
 mod record;
 mod rows;
@@ -33,6 +35,7 @@ pub use histogram::ExponentHistogram;
 pub use isa::{FORCE_KERNEL_VARIABLE, Kernel, configured_kernel, current_kernel};
 pub use level::Level;
 pub use norm::total_norm;
+pub use pair::{Pair, PairStats, compare_all};
 pub use record::{MomentStats, TensorStats};
 pub use rows::{ChunkRow, Counts};
 pub use scale::{Clipped, TensorViewMut, ValuesMut, clip, scale};

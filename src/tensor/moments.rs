@@ -234,8 +234,7 @@ impl PowerSums {
     /// Square root of the sum of x^2.
     pub(super) fn l2(&self) -> f64 {
         let [_, squares, ..] = &self.sums;
-        let unit = squares.exponent().map_or(0, |exponent| exponent.div_euclid(2));
-        ldexp(squares.to_f64(2 * unit).sqrt(), unit)
+        squares.sqrt()
     }
 }
 

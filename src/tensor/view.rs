@@ -189,6 +189,8 @@ macro_rules! with_values {
         }
     };
 }
+pub(super) use with_values;
+
 impl TensorView<'_> {
     /// The number of values.
     pub fn len(&self) -> usize {

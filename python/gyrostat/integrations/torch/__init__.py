@@ -4,12 +4,14 @@ from gyrostat.integrations.torch.clip import clip_grad_norm_
 from gyrostat.integrations.torch.distributed import DistributedTable, summarize_distributed
 from gyrostat.integrations.torch.guard import Guard, TorchSubject
 from gyrostat.integrations.torch.noise import DDPNoiseScale
+from gyrostat.integrations.torch.updates import UpdateTracker
 
 __all__ = [
     "DDPNoiseScale",
     "DistributedTable",
     "Guard",
     "TorchSubject",
+    "UpdateTracker",
     "clip_grad_norm_",
     "summarize_distributed",
 ]
