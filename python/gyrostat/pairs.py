@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from gyrostat import _core
 from gyrostat._intake import Tensors, collect
 from gyrostat.findings import plain
+from gyrostat.tensors import frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -178,9 +179,4 @@ class PairTable:
         Raises:
             ImportError: If pandas is not installed (``pip install 'gyrostat[pandas]'``).
         """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise ImportError("to_pandas needs pandas: pip install 'gyrostat[pandas]'") from error
-        columns = {name: getattr(self, name) for name in _COLUMNS}
-        return pd.DataFrame(columns, index=list(self.names))
+        return frame({name: getattr(self, name) for name in _COLUMNS}, self.names)

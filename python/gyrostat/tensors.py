@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import NDArray
@@ -179,9 +179,14 @@ class TensorTable:
         Raises:
             ImportError: If pandas is not installed (``pip install 'gyrostat[pandas]'``).
         """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise ImportError("to_pandas needs pandas: pip install 'gyrostat[pandas]'") from error
-        columns = {name: self._records.column(name) for name in _core.statistics(self.level)}
-        return pd.DataFrame(columns, index=list(self.names))
+        names = _core.statistics(self.level)
+        return frame({name: self._records.column(name) for name in names}, self.names)
+
+
+def frame(columns: Mapping[str, NDArray[Any]], names: Sequence[str]) -> pd.DataFrame:
+    """Columns as a pandas frame with one row a name."""
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise ImportError("to_pandas needs pandas: pip install 'gyrostat[pandas]'") from error
+    return pd.DataFrame(dict(columns), index=list(names))

@@ -12,8 +12,7 @@ use super::block::Block;
 #[cfg(target_arch = "x86_64")]
 use super::compress;
 use super::count;
-#[cfg(target_arch = "x86_64")]
-use super::dtype::Float8E4M3;
+use super::dtype::{Float, Float8E4M3};
 use crate::error::{Error, Result};
 
 /// Environment variable that names the instruction set to use instead of the best one.
@@ -90,30 +89,16 @@ impl Kernel {
         counts: &mut [u32],
         codes: &mut [u8],
     ) {
-        let mut rest = values;
-        #[cfg(target_arch = "x86_64")]
-        if self.0 == Set::Avx512Vbmi && size_of::<F::Raw>() <= 4 {
-            // SAFETY: a kernel is only made of what `available` has asked the processor for.
-            unsafe { count::avx512_vbmi::<F>(values, base, first, counts) };
-            rest = &values[values.len() - values.len() % count::PADDING..];
-        }
+        let rest = &values[count_vectors::<F>(self, values, base, first, counts)..];
         if !rest.is_empty() {
             count_rest_of_fields::<F>(self, rest, base, first, counts, &mut codes[..rest.len()]);
         }
     }
-}
 
-impl Kernel {
     /// Adds to `counts[i]` how many of `codes` are `first - i`. Codes and `first` are at most 63.
     pub(super) fn count_codes(self, codes: &[u8], first: u8, counts: &mut [u32]) {
-        let mut rest = codes;
-        #[cfg(target_arch = "x86_64")]
-        if self.0 == Set::Avx512Vbmi {
-            // SAFETY: a kernel is only made of what `available` has asked the processor for.
-            unsafe { count::avx512_vbmi::<Float8E4M3>(codes, 0, first, counts) };
-            rest = &codes[codes.len() - codes.len() % count::PADDING..];
-        }
-        count_rest(self, rest, first, counts);
+        let done = count_vectors::<Float8E4M3>(self, codes, 0, first, counts);
+        count_rest(self, &codes[done..], first, counts);
     }
 
     /// Copies the finite values of a block to the beginning of `buffer`, which is as long or longer.
@@ -122,14 +107,7 @@ impl Kernel {
         block: &[F::Raw],
         buffer: &'b mut [F::Raw],
     ) -> &'b [F::Raw] {
-        #[cfg_attr(not(target_arch = "x86_64"), expect(unused_mut))]
-        let mut start = (0, 0);
-        #[cfg(target_arch = "x86_64")]
-        if self.0 == Set::Avx512Vbmi {
-            // SAFETY: a kernel is only made of what `available` has asked the processor for.
-            start = unsafe { compress::avx512_vbmi::<F>(block, buffer) };
-        }
-        let (done, mut kept) = start;
+        let (done, mut kept) = keep_vectors::<F>(self, block, buffer);
         for &raw in &block[done..] {
             // Without a branch: what is not finite is overwritten by the next.
             if let Some(slot) = buffer.get_mut(kept) {
@@ -139,6 +117,47 @@ impl Kernel {
         }
         &buffer[..kept]
     }
+}
+
+/// Counts what it can by vectors, and tells how many of the first values that is.
+#[cfg(target_arch = "x86_64")]
+fn count_vectors<F: Float>(
+    kernel: Kernel,
+    values: &[F::Raw],
+    base: i32,
+    first: u8,
+    counts: &mut [u32],
+) -> usize {
+    if kernel.0 != Set::Avx512Vbmi || size_of::<F::Raw>() > 4 {
+        return 0;
+    }
+    // SAFETY: a kernel is only made of what `available` has asked the processor for.
+    unsafe { count::avx512_vbmi::<F>(values, base, first, counts) };
+    values.len() - values.len() % count::PADDING
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn count_vectors<F: Float>(_: Kernel, _: &[F::Raw], _: i32, _: u8, _: &mut [u32]) -> usize {
+    0
+}
+
+/// Copies what it can by vectors, and tells how many values it has read and how many kept.
+#[cfg(target_arch = "x86_64")]
+fn keep_vectors<F: Float>(
+    kernel: Kernel,
+    block: &[F::Raw],
+    buffer: &mut [F::Raw],
+) -> (usize, usize) {
+    if kernel.0 != Set::Avx512Vbmi {
+        return (0, 0);
+    }
+    // SAFETY: a kernel is only made of what `available` has asked the processor for.
+    unsafe { compress::avx512_vbmi::<F>(block, buffer) }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn keep_vectors<F: Float>(_: Kernel, _: &[F::Raw], _: &mut [F::Raw]) -> (usize, usize) {
+    (0, 0)
 }
 
 impl fmt::Display for Kernel {
