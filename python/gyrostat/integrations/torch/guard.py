@@ -140,7 +140,7 @@ def _norms(tensors: Mapping[str, torch.Tensor], order: float) -> dict[str, float
     if not tensors:
         return {}
     if all(t.device.type == "cpu" for t in tensors.values()):
-        table = summarize_all(tensors)
+        table = summarize_all(tensors, level="norm" if order == 2 else "moments")
         norms = table.l2 if order == 2 else np.nan_to_num(table.absmax)  # NaN if it is empty
         norms[table.nonfinite_count > 0] = math.nan
         return dict(zip(table.names, norms.tolist(), strict=True))
