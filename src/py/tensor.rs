@@ -91,12 +91,13 @@ impl Records {
         }
         let record = |(name, (rows, counts)): (&String, (&Vec<ChunkRow>, ArrayView1<'_, i64>))| {
             let dtype = DType::from_name(name).ok_or_else(|| wrong("unknown dtype"))?;
-            let counts: Vec<u64> = counts.iter().map(|&n| n.max(0) as u64).collect();
-            let [_zeros, nan, posinf, neginf, exponents @ ..] = counts.as_slice() else {
+            let counts = counts.iter().map(|&n| u64::try_from(n).ok()).collect::<Option<Vec<_>>>();
+            let counts = counts.ok_or_else(|| wrong("a count below zero"))?;
+            let [zero, nan, posinf, neginf, exponents @ ..] = counts.as_slice() else {
                 return Err(wrong("expected 4 counts and those of the exponents"));
             };
-            let (nan, posinf, neginf) = (*nan, *posinf, *neginf);
-            let counts = Counts { nan, posinf, neginf, exponents };
+            let (zero, nan, posinf, neginf) = (*zero, *nan, *posinf, *neginf);
+            let counts = Counts { zero, nan, posinf, neginf, exponents };
             tensor::TensorStats::from_rows(dtype, rows, &counts)
         };
         let records = dtypes.iter().zip(rows.iter().zip(counts.rows())).map(record);

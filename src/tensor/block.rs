@@ -34,11 +34,6 @@ pub(super) trait Block: Float {
     /// The number of values of a block.
     const LEN: usize = BLOCK_BYTES / size_of::<Self::Raw>();
 
-    /// Values of no use, one block of them.
-    type Buffer: AsMut<[Self::Raw]>;
-    /// An empty [`Block::Buffer`].
-    fn buffer() -> Self::Buffer;
-
     /// Where at least one value lies. Subnormal numbers may count as zero in `min` and `max`.
     fn extent(block: &[Self::Raw]) -> Extent;
 
@@ -121,13 +116,6 @@ macro_rules! integer_loops {
 impl Block for Float32 {
     integer_loops!(u32, i32);
 
-    type Buffer = [f32; BLOCK_BYTES / 4];
-
-    #[inline(always)]
-    fn buffer() -> Self::Buffer {
-        [0.0; BLOCK_BYTES / 4]
-    }
-
     #[inline(always)]
     fn extent(block: &[f32]) -> Extent {
         extent_of_f32(block)
@@ -153,13 +141,6 @@ impl Block for Float32 {
 impl Block for BFloat16 {
     integer_loops!(u16, i16);
 
-    type Buffer = [u16; BLOCK_BYTES / 2];
-
-    #[inline(always)]
-    fn buffer() -> Self::Buffer {
-        [0; BLOCK_BYTES / 2]
-    }
-
     #[inline(always)]
     fn extent(block: &[u16]) -> Extent {
         extent_16_bit::<Self>(block)
@@ -184,13 +165,6 @@ impl Block for BFloat16 {
 
 impl Block for Float16 {
     integer_loops!(u16, i16);
-
-    type Buffer = [u16; BLOCK_BYTES / 2];
-
-    #[inline(always)]
-    fn buffer() -> Self::Buffer {
-        [0; BLOCK_BYTES / 2]
-    }
 
     #[inline(always)]
     fn extent(block: &[u16]) -> Extent {
@@ -221,13 +195,6 @@ impl Block for Float16 {
 
 impl Block for Float64 {
     integer_loops!(u64, i64);
-
-    type Buffer = [f64; BLOCK_BYTES / 8];
-
-    #[inline(always)]
-    fn buffer() -> Self::Buffer {
-        [0.0; BLOCK_BYTES / 8]
-    }
 
     #[inline(always)]
     fn extent(block: &[f64]) -> Extent {

@@ -101,21 +101,18 @@ impl Kernel {
         count_rest(self, &codes[done..], first, counts);
     }
 
-    /// Copies the finite values of a block to the beginning of `buffer`, which is as long or longer.
-    pub(super) fn keep_finite<'b, F: Block>(
-        self,
-        block: &[F::Raw],
-        buffer: &'b mut [F::Raw],
-    ) -> &'b [F::Raw] {
-        let (done, mut kept) = keep_vectors::<F>(self, block, buffer);
+    /// Makes `finite` hold the finite values of a block and nothing else.
+    pub(super) fn keep_finite<F: Block>(self, block: &[F::Raw], finite: &mut Vec<F::Raw>) {
+        finite.resize(block.len(), F::Raw::default());
+        let (done, mut kept) = keep_vectors::<F>(self, block, finite);
         for &raw in &block[done..] {
             // Without a branch: what is not finite is overwritten by the next.
-            if let Some(slot) = buffer.get_mut(kept) {
+            if let Some(slot) = finite.get_mut(kept) {
                 *slot = raw;
             }
             kept += usize::from(F::field(raw) < F::FIELDS - 1);
         }
-        &buffer[..kept]
+        finite.truncate(kept);
     }
 }
 

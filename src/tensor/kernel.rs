@@ -1,7 +1,5 @@
 //! The kernel: one chunk of values in, its record out.
 
-use std::marker::PhantomData;
-
 use super::block::{Block, Extent};
 use super::dtype::Float;
 use super::histogram::ExponentHistogram;
@@ -38,13 +36,12 @@ fn norm<F: Block>(kernel: Kernel, values: &[F::Raw]) -> TensorStats {
             unit = unit_of::<F>(kernel, values);
         }
         lanes = SquareLanes::ZERO;
-        let mut decoded = Vec::with_capacity(F::LEN);
+        let (mut finite, mut decoded) = (Vec::new(), Vec::new());
         for block in values.chunks(F::LEN) {
-            let mut raw = F::buffer();
             not_finite.add(&count_not_finite::<F>(kernel, block));
-            let finite = kernel.keep_finite::<F>(block, raw.as_mut());
+            kernel.keep_finite::<F>(block, &mut finite);
             decoded.resize(finite.len(), 0.0);
-            add_decoded_squares::<F>(kernel, finite, unit, &mut decoded, &mut lanes);
+            add_decoded_squares::<F>(kernel, &finite, unit, &mut decoded, &mut lanes);
         }
         (record.nan_count, record.posinf_count, record.neginf_count) =
             (not_finite.nan, not_finite.posinf, not_finite.neginf);
@@ -95,9 +92,10 @@ struct Tally<F: Block> {
     first: usize,
     /// Room for the codes of one block, once they are needed.
     codes: Vec<u8>,
+    /// Room for the finite values of one block, once they are needed.
+    finite: Vec<F::Raw>,
     /// Room for the values of one block in f64, once they are needed.
     decoded: Vec<f64>,
-    float: PhantomData<F>,
 }
 
 impl<F: Block> Tally<F> {
@@ -115,8 +113,8 @@ impl<F: Block> Tally<F> {
             counts: vec![0; if full { F::EXPONENTS } else { 0 }],
             first: F::EXPONENTS,
             codes: Vec::new(),
+            finite: Vec::new(),
             decoded: Vec::new(),
-            float: PhantomData,
         };
         for (i, block) in values.chunks(F::LEN).enumerate() {
             tally.add(block, level);
@@ -177,19 +175,21 @@ impl<F: Block> Tally<F> {
     fn add(&mut self, block: &[F::Raw], level: Level) {
         let extent = find_extent::<F>(self.kernel, block);
         // Where there was a NaN there will be more: to look first is cheaper than to sum in vain.
-        let doubtful = self.not_finite.total() > 0;
-        let holds_others = || doubtful && count_not_finite::<F>(self.kernel, block).total() > 0;
-        if extent.finite && !holds_others() && self.add_finite(block, extent, level) {
+        let counted = (self.not_finite.total() > 0)
+            .then(|| count_not_finite::<F>(self.kernel, block))
+            .filter(|others| others.total() > 0);
+        if extent.finite && counted.is_none() && self.add_finite(block, extent, level) {
             return;
         }
-        let not_finite = count_not_finite::<F>(self.kernel, block);
-        self.not_finite.add(&not_finite);
-        let mut buffer = F::buffer();
-        let finite = self.kernel.keep_finite::<F>(block, buffer.as_mut());
+        let others = counted.unwrap_or_else(|| count_not_finite::<F>(self.kernel, block));
+        self.not_finite.add(&others);
+        let mut finite = std::mem::take(&mut self.finite);
+        self.kernel.keep_finite::<F>(block, &mut finite);
         if !finite.is_empty() {
-            let extent = find_extent::<F>(self.kernel, finite);
-            self.add_finite(finite, extent, level);
+            let extent = find_extent::<F>(self.kernel, &finite);
+            self.add_finite(&finite, extent, level);
         }
+        self.finite = finite;
     }
 
     /// Adds one block of finite values; `false` if there was a NaN, and nothing was added.

@@ -5,6 +5,7 @@
 //! Euclidean norm alone. [`compare_all`] reads tensors by pairs.
 
 mod block;
+mod chunks;
 #[cfg(target_arch = "x86_64")]
 mod compress;
 mod count;

@@ -1,15 +1,11 @@
 //! Two tensors of one shape, read together: dot product, norms, and the norm of the difference.
 
+use super::chunks::fold_chunks;
 use super::exact::ExactSum;
 use super::isa::{Kernel, current_kernel};
 use super::pair_kernel::compare_chunk;
 use super::power::ldexp;
 use super::view::TensorView;
-use crate::parallel;
-
-/// The number of places that one piece of parallel work reads. It is part of what fixes the bits of
-/// a result, so it depends on nothing.
-const CHUNK: usize = 1 << 16;
 
 /// Two tensors with as many values each.
 #[derive(Debug)]
@@ -119,25 +115,11 @@ pub fn compare_all(pairs: &[Pair<'_>]) -> Vec<PairStats> {
 }
 
 fn compare_with(kernel: Kernel, pairs: &[Pair<'_>]) -> Vec<PairStats> {
-    let chunks: Vec<_> = pairs
-        .iter()
-        .flat_map(|pair| (0..pair.len()).step_by(CHUNK).map(move |start| (pair, start)))
-        .collect();
     let bytes = pairs.iter().map(|pair| pair.left.bytes().saturating_add(pair.right.bytes()));
     let bytes = bytes.fold(0, usize::saturating_add);
-    let mut stats = parallel::map_indexed(chunks.len(), bytes, |i| {
-        let (pair, start) = chunks[i];
-        let range = start..pair.len().min(start + CHUNK);
-        compare_chunk(kernel, &pair.left, &pair.right, range)
-    })
-    .into_iter();
-    let merge = |pair: &Pair<'_>| {
-        let mut chunks = stats.by_ref().take(pair.len().div_ceil(CHUNK));
-        let mut merged = chunks.next().unwrap_or_default();
-        chunks.for_each(|chunk| merged.add(&chunk));
-        merged
-    };
-    pairs.iter().map(merge).collect()
+    let compare = |pair: &Pair<'_>, range| compare_chunk(kernel, &pair.left, &pair.right, range);
+    let stats = fold_chunks(pairs, Pair::len, bytes, compare, PairStats::add);
+    stats.into_iter().map(Option::unwrap_or_default).collect()
 }
 
 #[cfg(test)]
@@ -145,6 +127,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::tensor::chunks::CHUNK;
 
     fn compare<'a, L, R>(left: &'a [L], right: &'a [R]) -> PairStats
     where

@@ -23,6 +23,7 @@ use crate::error::{Error, Result};
 /// assert_eq!((stats.count(), stats.nan_count(), stats.zero_count()), (4, 1, 1));
 /// assert_eq!((stats.min(), stats.max(), stats.l2()), (-4.0, 3.0, 5.0));
 /// ```
+///
 /// Two records are equal if every bit of them is.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TensorStats {

@@ -5,7 +5,7 @@ use super::histogram::ExponentHistogram;
 use super::level::Level;
 use super::moments::{Finite, Moments};
 use super::record::TensorStats;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// What was summed over the finite values x of one chunk.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +27,8 @@ pub struct ChunkRow {
 /// Exact counts over all chunks of a tensor.
 #[derive(Debug, Clone)]
 pub struct Counts<'a> {
+    /// Zeros of either sign.
+    pub zero: u64,
     /// NaN.
     pub nan: u64,
     /// +Inf.
@@ -61,6 +63,11 @@ impl TensorStats {
                 l1: row.l1,
             }));
         }
+        if record.finite_count() != counts.zero.saturating_add(record.histogram.total()) {
+            let (finite, zero) = (record.finite_count(), counts.zero);
+            let message = format!("{finite} finite values, {zero} zeros and other exponents");
+            return Err(Error::State(message));
+        }
         Self::from_state(&record.state())
     }
 }
@@ -88,7 +95,7 @@ mod tests {
         for x in parts.concat().iter().filter(|x| **x != 0.0) {
             exponents[(x.abs().log2().floor() as i32 - Float32::MIN_EXPONENT) as usize] += 1;
         }
-        let counts = Counts { nan: 1, posinf: 0, neginf: 2, exponents: &exponents };
+        let counts = Counts { zero: 1, nan: 1, posinf: 0, neginf: 2, exponents: &exponents };
         let rows = parts.map(row);
         let got = TensorStats::from_rows(DType::Float32, &rows, &counts).unwrap();
         let infinity = f32::NEG_INFINITY;
@@ -100,7 +107,9 @@ mod tests {
         assert_eq!(got.l2(), expected.l2());
         assert!((got.moments().kurtosis - expected.moments().kurtosis).abs() < 1e-14);
 
-        let few = Counts { exponents: &exponents[..100], ..counts };
+        let few = Counts { exponents: &exponents[..100], ..counts.clone() };
         assert!(TensorStats::from_rows(DType::Float32, &rows, &few).is_err());
+        let more = Counts { zero: 2, ..counts };
+        assert!(TensorStats::from_rows(DType::Float32, &rows, &more).is_err());
     }
 }

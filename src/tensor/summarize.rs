@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::chunks::fold_chunks;
 use super::dtype::{BFloat16, Float8E4M3, Float8E5M2, Float16, Float32, Float64};
 use super::float8;
 use super::isa::{Kernel, current_kernel};
@@ -9,11 +10,6 @@ use super::kernel::summarize_chunk;
 use super::level::Level;
 use super::record::TensorStats;
 use super::view::TensorView;
-use crate::parallel;
-
-/// The number of values that one piece of parallel work reads. It is part of what fixes the bits of
-/// a result, so it depends on nothing.
-const CHUNK: usize = 1 << 16;
 
 /// The record of one tensor.
 pub fn summarize(tensor: &TensorView<'_>, level: Level) -> TensorStats {
@@ -32,25 +28,12 @@ pub(super) fn summarize_with(
     tensors: &[TensorView<'_>],
     level: Level,
 ) -> Vec<TensorStats> {
-    let chunks: Vec<_> = tensors
-        .iter()
-        .flat_map(|tensor| (0..tensor.len()).step_by(CHUNK).map(move |start| (tensor, start)))
-        .collect();
     let bytes = tensors.iter().map(TensorView::bytes).fold(0, usize::saturating_add);
-    let mut records = parallel::map_indexed(chunks.len(), bytes, |i| {
-        let (tensor, start) = chunks[i];
-        chunk_record(kernel, tensor, start..tensor.len().min(start + CHUNK), level)
-    })
-    .into_iter();
-    let record = |tensor: &TensorView<'_>| {
-        let mut chunks = records.by_ref().take(tensor.len().div_ceil(CHUNK));
-        let Some(mut record) = chunks.next() else {
-            return TensorStats::empty(Some(tensor.dtype()), level);
-        };
-        chunks.for_each(|chunk| record.add(&chunk));
-        record
-    };
-    tensors.iter().map(record).collect()
+    let record = |tensor: &_, range| chunk_record(kernel, tensor, range, level);
+    let records = fold_chunks(tensors, TensorView::len, bytes, record, TensorStats::add);
+    let empty = |tensor: &TensorView<'_>| TensorStats::empty(Some(tensor.dtype()), level);
+    let records = records.into_iter().zip(tensors);
+    records.map(|(record, tensor)| record.unwrap_or_else(|| empty(tensor))).collect()
 }
 
 fn chunk_record(
@@ -72,6 +55,7 @@ fn chunk_record(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tensor::chunks::CHUNK;
 
     fn wave(n: usize) -> Vec<f32> {
         (0..n).map(|i| (i as f32 * 0.37).sin() * 1e-3).collect()

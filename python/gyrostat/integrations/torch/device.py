@@ -85,6 +85,7 @@ class DeviceRecorder:
         self._slots = [
             torch.empty(size, dtype=torch.float64, pin_memory=cuda) for _ in range(slots)
         ]
+        # torch.cuda has no annotations.
         self._ring = Ring([torch.cuda.Event() if cuda else Past() for _ in range(slots)])  # type: ignore[no-untyped-call]
         self._key = next(_keys)
         _recorders[self._key] = self
@@ -180,6 +181,7 @@ class DeviceRecorder:
         counts, sums = _parts(results, len(self.names))
         counts.zero_()
         aligned = all(address % 16 == 0 for address in addresses)
+        # As above: torch.cuda has no annotations.
         with torch.cuda.device_of(results):  # type: ignore[no-untyped-call]
             for dtype, first, chunks in self._chunks.launches:
                 record_chunk[(chunks,)](self._table, first, sums, counts, dtype, aligned, **OPTIONS)
@@ -189,6 +191,7 @@ class DeviceRecorder:
     def _fetch(self, results: Tensor, step: int) -> None:
         slot = self._ring.take((step, self._missing))
         if slot is not None:
+            # As above: torch.cuda has no annotations.
             with torch.cuda.device_of(results):  # type: ignore[no-untyped-call]
                 self._slots[slot].copy_(results, non_blocking=True)
                 self._ring.mark(slot)
@@ -222,7 +225,7 @@ _recorders: weakref.WeakValueDictionary[int, DeviceRecorder] = weakref.WeakValue
 
 # To the compiler this is one step, which reads the tensors and writes the results. It is the
 # addresses of the real tensors that count; `torch.library.triton_op` is traced with tensors that
-# have none.
+# have none. An operator has to be a function, so this one stands for a method of the recorder.
 @torch.library.custom_op("gyrostat::record", mutates_args=("results",))
 def _record(
     tensors: Sequence[Tensor], results: Tensor, places: Sequence[int], recorder: int, step: int
