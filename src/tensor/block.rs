@@ -19,11 +19,21 @@ pub(super) struct Extent {
     pub(super) max: f64,
     /// The magnitude of least size other than zero, as bits; more than any if all are zero.
     pub(super) least: u64,
-    /// Whether all values are finite. NaN may be missed: sums tell.
+    /// Whether all values are finite. Nothing else holds if not.
     pub(super) finite: bool,
 }
 
 impl Extent {
+    /// The extent of finite values, by the least and the largest of the integers that
+    /// [`in_order`] makes of them.
+    fn in_order<F: Float>(min: i64, max: i64, least: u64) -> Self {
+        let value = |key: i64| {
+            let magnitude = F::magnitude(if key < 0 { !key } else { key }.cast_unsigned());
+            if key < 0 { -magnitude } else { magnitude }
+        };
+        Self { min: value(min), max: value(max), least, finite: true }
+    }
+
     pub(super) fn absmax(&self) -> f64 {
         greater(self.max, -self.min)
     }
@@ -37,7 +47,7 @@ pub(super) trait Block: Float {
     /// Where at least one value lies. Subnormal numbers may count as zero in `min` and `max`.
     fn extent(block: &[Self::Raw]) -> Extent;
 
-    /// Writes the exponent field of each value as a code, relative to `base`: 1 to 63, or zero or
+    /// Writes the exponent field of each value as a code, in any order, relative to `base`: 1 to 63, or zero or
     /// [`OUTSIDE`] where it is none of the 63 above `base`. Types of 32 bits and less compute modulo
     /// 256: a `base` below zero is for blocks whose largest field is `base + 63`.
     fn codes(block: &[Self::Raw], base: i32, codes: &mut [u8]);
@@ -48,6 +58,10 @@ pub(super) trait Block: Float {
 
     /// The numbers of NaN, of +Inf and of -Inf in one block.
     fn count_not_finite(block: &[Self::Raw]) -> [u64; 3];
+
+    /// Copies a block with zero in the place of what is not finite. The extent is that of the finite
+    /// values, of which there is at least one.
+    fn sift(block: &[Self::Raw], sifted: &mut [Self::Raw]) -> Extent;
 
     /// Writes the position of the highest bit of each subnormal number as a code, from 1; that of
     /// any other value is 0.
@@ -61,6 +75,15 @@ pub(super) trait Block: Float {
     fn scale(exponent: i32) -> Option<i32>;
 }
 
+/// An integer that is ordered as the values are, from the bits of one.
+macro_rules! in_order {
+    ($bits:ident, $signed:ident) => {{
+        let signed = $bits.cast_signed();
+        let flip = (signed >> ($signed::BITS - 1)).cast_unsigned() >> 1;
+        signed ^ flip.cast_signed()
+    }};
+}
+
 /// The methods of [`Block`] that read values as integers of their own width.
 macro_rules! integer_loops {
     ($unsigned:ident, $signed:ident) => {
@@ -69,20 +92,28 @@ macro_rules! integer_loops {
             let (mut min, mut max, mut least) = ($signed::MAX, $signed::MIN, $unsigned::MAX);
             for &raw in block {
                 let bits = Self::bits(raw) as $unsigned;
-                let signed = bits.cast_signed();
-                let flip = (signed >> ($signed::BITS - 1)).cast_unsigned() >> 1;
-                let key = signed ^ flip.cast_signed();
+                let key = in_order!(bits, $signed);
                 (min, max) = (min.min(key), max.max(key));
                 least = least.min((bits << 1).wrapping_sub(1));
             }
-            let value = |key: $signed| {
-                let magnitude = if key < 0 { !key } else { key }.cast_unsigned();
-                let magnitude = Self::magnitude(u64::from(magnitude));
-                if key < 0 { -magnitude } else { magnitude }
-            };
-            let none = least == $unsigned::MAX;
-            let least = if none { u64::MAX } else { u64::from(least / 2) + 1 };
-            Extent { min: value(min), max: value(max), least, finite: true }
+            Extent::in_order::<Self>(i64::from(min), i64::from(max), u64::from(least / 2) + 1)
+        }
+
+        #[inline(always)]
+        fn sift(block: &[Self::Raw], sifted: &mut [Self::Raw]) -> Extent {
+            let infinity = ((Self::FIELDS - 1) << Self::MANTISSA_BITS) as $unsigned;
+            let (mut min, mut max, mut least) = ($signed::MAX, $signed::MIN, $unsigned::MAX);
+            for (to, &raw) in sifted.iter_mut().zip(block) {
+                let bits = Self::bits(raw) as $unsigned;
+                let finite = bits & ($unsigned::MAX >> 1) < infinity;
+                *to = if finite { raw } else { Self::Raw::default() };
+                let key = in_order!(bits, $signed);
+                min = min.min(if finite { key } else { $signed::MAX });
+                max = max.max(if finite { key } else { $signed::MIN });
+                let bits = if finite { bits } else { 0 };
+                least = least.min((bits << 1).wrapping_sub(1));
+            }
+            Extent::in_order::<Self>(i64::from(min), i64::from(max), u64::from(least / 2) + 1)
         }
 
         #[inline(always)]
@@ -123,8 +154,25 @@ impl Block for Float32 {
 
     #[inline(always)]
     fn codes(block: &[f32], base: i32, codes: &mut [u8]) {
-        for (code, x) in codes.iter_mut().zip(block) {
-            *code = ((x.to_bits() >> 23) as u8).wrapping_sub(base as u8).min(OUTSIDE);
+        const N: usize = 16;
+        let code = |field: u8| field.wrapping_sub(base as u8).min(OUTSIDE);
+        let (groups, rest) = block.as_chunks::<{ 4 * N }>();
+        let (coded, left) = codes.as_chunks_mut::<{ 4 * N }>();
+        for (codes, group) in coded.iter_mut().zip(groups) {
+            // The fields of four values side by side in one word.
+            let mut fields = [[0; 4]; N];
+            for l in 0..N {
+                let (a, b) = (group[l].to_bits() >> 23, group[N + l].to_bits() >> 15);
+                let (c, d) = (group[2 * N + l].to_bits() >> 7, group[3 * N + l].to_bits() << 1);
+                let word = a & 0xff | b & 0xff00 | c & 0x00ff_0000 | d & 0xff00_0000;
+                fields[l] = word.to_ne_bytes();
+            }
+            for (to, &field) in codes.iter_mut().zip(fields.as_flattened()) {
+                *to = code(field);
+            }
+        }
+        for (to, x) in left.iter_mut().zip(rest) {
+            *to = code((x.to_bits() >> 23) as u8);
         }
     }
 
@@ -224,26 +272,21 @@ macro_rules! extent_of_floats {
         #[inline(always)]
         fn $name(block: &[$float]) -> Extent {
             let (mut min, mut max) = ([$float::INFINITY; $lanes], [$float::NEG_INFINITY; $lanes]);
-            let mut least = [$bits::MAX; $lanes];
-            let (pairs, rest) = block.as_chunks::<{ 2 * $lanes }>();
-            for (i, pair) in pairs.iter().enumerate() {
-                prefetch(block, i); // a quarter of the lines
-                for group in pair.as_chunks::<$lanes>().0 {
-                    for l in 0..$lanes {
-                        let x = group[l];
-                        min[l] = if x < min[l] { x } else { min[l] };
-                        max[l] = if x > max[l] { x } else { max[l] };
-                        // Twice the magnitude, less one: of zero that is the largest.
-                        let bits = x.to_bits();
-                        least[l] = least[l].min(bits.wrapping_add(bits.wrapping_sub(1)));
-                    }
+            let (mut least, mut most) = ([$bits::MAX; $lanes], [0; $lanes]);
+            let (groups, rest) = block.as_chunks::<$lanes>();
+            for (i, group) in groups.iter().enumerate() {
+                // A quarter of the lines.
+                if i % (256 / size_of_val(group)) == 0 {
+                    prefetch(block, i / (256 / size_of_val(group)));
                 }
-            }
-            for (&x, l) in rest.iter().zip((0..$lanes).cycle()) {
-                min[l] = if x < min[l] { x } else { min[l] };
-                max[l] = if x > max[l] { x } else { max[l] };
-                let bits = x.to_bits();
-                least[l] = least[l].min(bits.wrapping_add(bits.wrapping_sub(1)));
+                for l in 0..$lanes {
+                    let x = group[l];
+                    min[l] = if x < min[l] { x } else { min[l] };
+                    max[l] = if x > max[l] { x } else { max[l] };
+                    let twice = x.to_bits() << 1;
+                    least[l] = least[l].min(twice.wrapping_sub(1)); // of zero that is the largest
+                    most[l] = most[l].max(twice);
+                }
             }
             let mut n = $lanes;
             while n > 1 {
@@ -252,14 +295,21 @@ macro_rules! extent_of_floats {
                     min[l] = if min[l + n] < min[l] { min[l + n] } else { min[l] };
                     max[l] = if max[l + n] > max[l] { max[l + n] } else { max[l] };
                     least[l] = least[l].min(least[l + n]);
+                    most[l] = most[l].max(most[l + n]);
                 }
             }
-            let (min, max, least) = (min[0], max[0], least[0]);
+            let (mut min, mut max, mut least, mut most) = (min[0], max[0], least[0], most[0]);
+            for &x in rest {
+                min = if x < min { x } else { min };
+                max = if x > max { x } else { max };
+                let twice = x.to_bits() << 1;
+                (least, most) = (least.min(twice.wrapping_sub(1)), most.max(twice));
+            }
             Extent {
                 min: f64::from(min),
                 max: f64::from(max),
-                least: u64::from(least / 2 + 1),
-                finite: min.is_finite() && max.is_finite(),
+                least: u64::from(least / 2) + 1,
+                finite: most < $float::INFINITY.to_bits() << 1,
             }
         }
     };
@@ -293,13 +343,14 @@ fn extent_16_bit<F: Float<Raw = u16>>(block: &[u16]) -> Extent {
             least[l] = least[l].min(raw.wrapping_add(raw.wrapping_sub(1)));
         }
     }
+    let mut signed = signed.into_iter().fold(i16::MIN, i16::max);
+    let mut unsigned = unsigned.into_iter().fold(0, u16::max);
+    let mut least = least.into_iter().fold(u16::MAX, u16::min);
     for &raw in rest {
-        signed[0] = signed[0].max(raw.cast_signed());
-        unsigned[0] = unsigned[0].max(raw);
-        least[0] = least[0].min(raw.wrapping_add(raw.wrapping_sub(1)));
+        signed = signed.max(raw.cast_signed());
+        unsigned = unsigned.max(raw);
+        least = least.min(raw.wrapping_add(raw.wrapping_sub(1)));
     }
-    let signed = signed.into_iter().fold(i16::MIN, i16::max);
-    let unsigned = unsigned.into_iter().fold(0, u16::max);
     // Among positive values the larger integer is the larger value, among negative ones the smaller,
     // and with the sign read as a bit the negative ones are the largest integers.
     let (max, min) = if signed >= 0 && unsigned >= SIGN {
@@ -311,15 +362,30 @@ fn extent_16_bit<F: Float<Raw = u16>>(block: &[u16]) -> Extent {
     Extent {
         min: F::decode(min),
         max: F::decode(max),
-        least: u64::from(least.into_iter().fold(u16::MAX, u16::min) / 2 + 1),
+        least: u64::from(least / 2 + 1),
         finite: max & !SIGN < infinity && min & !SIGN < infinity,
     }
 }
 
 #[inline(always)]
 fn codes_16_bit<F: Float<Raw = u16>>(block: &[u16], base: i32, codes: &mut [u8]) {
+    const N: usize = 32;
     let mask = (F::FIELDS - 1) as u16;
-    for (code, raw) in codes.iter_mut().zip(block) {
-        *code = ((raw >> F::MANTISSA_BITS & mask) as u8).wrapping_sub(base as u8).min(OUTSIDE);
+    let code = |field: u8| field.wrapping_sub(base as u8).min(OUTSIDE);
+    let (groups, rest) = block.as_chunks::<{ 2 * N }>();
+    let (coded, left) = codes.as_chunks_mut::<{ 2 * N }>();
+    for (codes, group) in coded.iter_mut().zip(groups) {
+        // The fields of two values side by side in one word.
+        let mut fields = [[0; 2]; N];
+        for l in 0..N {
+            let (a, b) = (group[l] >> F::MANTISSA_BITS, group[N + l] >> F::MANTISSA_BITS);
+            fields[l] = (a & mask | (b & mask) << 8).to_ne_bytes();
+        }
+        for (to, &field) in codes.iter_mut().zip(fields.as_flattened()) {
+            *to = code(field);
+        }
+    }
+    for (to, raw) in left.iter_mut().zip(rest) {
+        *to = code((raw >> F::MANTISSA_BITS & mask) as u8);
     }
 }

@@ -1,5 +1,5 @@
 //! How often each of a few byte codes occurs.
-#![allow(unsafe_code)] // one function in the instructions of AVX-512
+#![allow(unsafe_code)] // instructions that not every processor has
 
 /// The number of values that one round of [`avx512_vbmi`] counts.
 #[cfg(target_arch = "x86_64")]
@@ -64,13 +64,154 @@ fn scatter(codes: &[u8], first: u8, counts: &mut [u32]) {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86::avx512_vbmi;
-
-/// Positional popcount. A table turns each code into a byte with one bit set, by which a vector of
-/// 64 codes becomes 64 one-hot bytes for eight codes at once; carry-save adders sum them bit by bit
-/// (Harley and Seal; Muła, Kurz and Lemire, 2018, arXiv:1611.07612).
+pub(super) use avx2::count as avx2;
 #[cfg(target_arch = "x86_64")]
-mod x86 {
+pub(super) use avx512::count as avx512_vbmi;
+
+// Both count by positional popcount. A table turns each code into a byte with one bit set, by which
+// a vector of codes becomes one-hot bytes for eight codes at once; carry-save adders sum them bit by
+// bit (Harley and Seal; Muła, Kurz and Lemire, 2018, arXiv:1611.07612).
+
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use std::arch::x86_64::{
+        __m256i, _mm256_add_epi8, _mm256_adds_epu8, _mm256_and_si256, _mm256_loadu_si256,
+        _mm256_movemask_epi8, _mm256_or_si256, _mm256_set1_epi8, _mm256_setzero_si256,
+        _mm256_shuffle_epi8, _mm256_sub_epi8, _mm256_xor_si256,
+    };
+
+    /// Codes that one table tells apart: the bits of a byte.
+    const BITS: usize = 8;
+    /// Codes of a vector.
+    const WIDTH: usize = 32;
+    /// Sixteen vectors, as they are added up.
+    type Round = [[[[[u8; WIDTH]; 2]; 2]; 2]; 2];
+
+    /// Adds to `counts[i]` how many of `codes` are `first - i`, and returns how many of the first
+    /// codes have been counted.
+    #[inline]
+    #[target_feature(enable = "avx2,popcnt")]
+    pub(in super::super) fn count(codes: &[u8], first: u8, counts: &mut [u32]) -> usize {
+        let (vectors, _) = codes.as_chunks::<WIDTH>();
+        let (rounds, _) = vectors.as_chunks::<2>().0.as_chunks::<2>().0.as_chunks::<2>().0.as_chunks::<2>();
+        let mut first = first;
+        for counts in counts.chunks_mut(BITS) {
+            let mut counter = Counter::new(first);
+            let mut sums = [0; BITS];
+            for round in rounds {
+                add_bits(counter.sixteens(round), 4, &mut sums);
+            }
+            for (shift, ones) in counter.sums.into_iter().enumerate() {
+                add_bits(ones, shift as u32, &mut sums);
+            }
+            for (count, sum) in counts.iter_mut().zip(sums) {
+                *count = count.wrapping_add(sum); // a chunk is far too small for that
+            }
+            first = first.wrapping_sub(BITS as u8);
+        }
+        rounds.len() * size_of::<Round>()
+    }
+
+    /// Counts eight codes.
+    struct Counter {
+        first: __m256i,
+        /// Bit b of byte k of `sums[j]` counts 2^j codes `first - b` at place k of a vector.
+        sums: [__m256i; 4],
+    }
+
+    impl Counter {
+        #[inline]
+        #[target_feature(enable = "avx2")]
+        fn new(first: u8) -> Self {
+            let first = _mm256_set1_epi8(first.cast_signed());
+            Self { first, sums: [_mm256_setzero_si256(); 4] }
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2")]
+        fn ones(&self, codes: &[u8; WIDTH]) -> __m256i {
+            // A shuffle makes nothing of bytes above 127, which are all but those below 16.
+            let places = _mm256_sub_epi8(self.first, load(codes));
+            let places = _mm256_adds_epu8(places, _mm256_set1_epi8(0x70));
+            _mm256_shuffle_epi8(load(&ONE_HOT), places)
+        }
+
+        // What these return is what `sums` has no room for: each counts twice as much as the one
+        // before.
+
+        #[inline]
+        #[target_feature(enable = "avx2")]
+        fn twos(&mut self, codes: &[[u8; WIDTH]; 2]) -> __m256i {
+            let [a, b] = [self.ones(&codes[0]), self.ones(&codes[1])];
+            add(&mut self.sums[0], a, b)
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2")]
+        fn fours(&mut self, codes: &[[[u8; WIDTH]; 2]; 2]) -> __m256i {
+            let [a, b] = [self.twos(&codes[0]), self.twos(&codes[1])];
+            add(&mut self.sums[1], a, b)
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2")]
+        fn eights(&mut self, codes: &[[[[u8; WIDTH]; 2]; 2]; 2]) -> __m256i {
+            let [a, b] = [self.fours(&codes[0]), self.fours(&codes[1])];
+            add(&mut self.sums[2], a, b)
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2")]
+        fn sixteens(&mut self, codes: &Round) -> __m256i {
+            let [a, b] = [self.eights(&codes[0]), self.eights(&codes[1])];
+            add(&mut self.sums[3], a, b)
+        }
+    }
+
+    /// A bit for each of the first eight places, the same for both halves of a vector.
+    const ONE_HOT: [u8; WIDTH] = {
+        let mut table = [0; WIDTH];
+        let mut bit = 0;
+        while bit < BITS {
+            table[bit] = 1 << bit;
+            table[WIDTH / 2 + bit] = 1 << bit;
+            bit += 1;
+        }
+        table
+    };
+
+    /// A full adder of bits: sums three, keeps the sum in the first and returns the carry.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn add(sum: &mut __m256i, a: __m256i, b: __m256i) -> __m256i {
+        let half = _mm256_xor_si256(a, b);
+        let carry = _mm256_or_si256(_mm256_and_si256(a, b), _mm256_and_si256(half, *sum));
+        *sum = _mm256_xor_si256(half, *sum);
+        carry
+    }
+
+    /// Adds to `sums[b]` how many bytes have bit b, in units of 2^shift.
+    #[inline]
+    #[target_feature(enable = "avx2,popcnt")]
+    fn add_bits(bytes: __m256i, shift: u32, sums: &mut [u32; BITS]) {
+        let mut bytes = bytes;
+        for sum in sums.iter_mut().rev() {
+            let n = _mm256_movemask_epi8(bytes).count_ones();
+            *sum = sum.wrapping_add(n << shift); // a chunk is far too small for that
+            bytes = _mm256_add_epi8(bytes, bytes);
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn load(bytes: &[u8; WIDTH]) -> __m256i {
+        // SAFETY: the array has as many bytes as the vector.
+        unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
     use std::arch::x86_64::{
         __m512i, _mm256_storeu_si256, _mm512_add_epi8, _mm512_and_si512, _mm512_cvtepi64_epi32,
         _mm512_gf2p8affine_epi64_epi8, _mm512_loadu_si512, _mm512_min_epu8,
@@ -94,7 +235,7 @@ mod x86 {
     /// left out. For types of 16 and 32 bits; values of 8 bits are codes themselves.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bitalg,gfni")]
-    pub(in super::super) fn avx512_vbmi<F: Float>(
+    pub(in super::super) fn count<F: Float>(
         values: &[F::Raw],
         base: i32,
         first: u8,
@@ -103,10 +244,10 @@ mod x86 {
         let mut first = first;
         for counts in counts.chunks_mut(BITS * MOST_TABLES) {
             match counts.len().div_ceil(BITS) {
-                1 => count::<F, 1>(values, base, first, counts),
-                2 => count::<F, 2>(values, base, first, counts),
-                3 => count::<F, 3>(values, base, first, counts),
-                _ => count::<F, 4>(values, base, first, counts),
+                1 => count_some::<F, 1>(values, base, first, counts),
+                2 => count_some::<F, 2>(values, base, first, counts),
+                3 => count_some::<F, 3>(values, base, first, counts),
+                _ => count_some::<F, 4>(values, base, first, counts),
             }
             first = first.wrapping_sub(counts.len() as u8);
         }
@@ -114,7 +255,7 @@ mod x86 {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512bitalg,gfni")]
-    fn count<F: Float, const TABLES: usize>(
+    fn count_some<F: Float, const TABLES: usize>(
         values: &[F::Raw],
         base: i32,
         first: u8,

@@ -9,8 +9,6 @@ use std::str::FromStr;
 use std::sync::OnceLock;
 
 use super::block::Block;
-#[cfg(target_arch = "x86_64")]
-use super::compress;
 use super::count;
 use super::dtype::{Float, Float8E4M3};
 use crate::error::{Error, Result};
@@ -23,7 +21,7 @@ pub const FORCE_KERNEL_VARIABLE: &str = "GYROSTAT_FORCE_KERNEL";
 pub(super) enum Set {
     /// What every processor of the architecture has: SSE2 on x86-64, NEON on aarch64.
     Portable,
-    /// AVX2 and FMA.
+    /// AVX2, FMA and POPCNT.
     #[cfg(target_arch = "x86_64")]
     Avx2,
     /// AVX-512 F, BW, CD, DQ and VL.
@@ -48,7 +46,7 @@ impl Kernel {
         macro_rules! has {
             ($($feature:tt),*) => { true $(&& is_x86_feature_detected!($feature))* };
         }
-        let avx2 = has!("avx2", "fma");
+        let avx2 = has!("avx2", "fma", "popcnt");
         let avx512 = avx2 && has!("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl");
         let vbmi = avx512 && has!("avx512vbmi", "avx512vbmi2", "avx512bitalg", "gfni");
         let sets = [(true, Set::Portable), (avx2, Set::Avx2), (avx512, Set::Avx512)];
@@ -91,28 +89,24 @@ impl Kernel {
     ) {
         let rest = &values[count_vectors::<F>(self, values, base, first, counts)..];
         if !rest.is_empty() {
-            count_rest_of_fields::<F>(self, rest, base, first, counts, &mut codes[..rest.len()]);
+            let codes = &mut codes[..rest.len()];
+            write_codes::<F>(self, rest, base, codes);
+            self.count_codes(codes, first, counts);
         }
     }
 
-    /// Adds to `counts[i]` how many of `codes` are `first - i`. Codes and `first` are at most 63.
+    /// Adds to `counts[i]` how many of `codes` are `first - i`. Codes are at most [`count::OUTSIDE`], and
+    /// `first` is at most 63.
     pub(super) fn count_codes(self, codes: &[u8], first: u8, counts: &mut [u32]) {
-        let done = count_vectors::<Float8E4M3>(self, codes, 0, first, counts);
+        let done = match self.0 {
+            Set::Portable => 0,
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512Vbmi => count_vectors::<Float8E4M3>(self, codes, 0, first, counts),
+            // SAFETY: a kernel is only made of what `available` has asked the processor for.
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2 | Set::Avx512 => unsafe { count::avx2(codes, first, counts) },
+        };
         count_rest(self, &codes[done..], first, counts);
-    }
-
-    /// Makes `finite` hold the finite values of a block and nothing else.
-    pub(super) fn keep_finite<F: Block>(self, block: &[F::Raw], finite: &mut Vec<F::Raw>) {
-        finite.resize(block.len(), F::Raw::default());
-        let (done, mut kept) = keep_vectors::<F>(self, block, finite);
-        for &raw in &block[done..] {
-            // Without a branch: what is not finite is overwritten by the next.
-            if let Some(slot) = finite.get_mut(kept) {
-                *slot = raw;
-            }
-            kept += usize::from(F::field(raw) < F::FIELDS - 1);
-        }
-        finite.truncate(kept);
     }
 }
 
@@ -136,25 +130,6 @@ fn count_vectors<F: Float>(
 #[cfg(not(target_arch = "x86_64"))]
 fn count_vectors<F: Float>(_: Kernel, _: &[F::Raw], _: i32, _: u8, _: &mut [u32]) -> usize {
     0
-}
-
-/// Copies what it can by vectors, and tells how many values it has read and how many kept.
-#[cfg(target_arch = "x86_64")]
-fn keep_vectors<F: Float>(
-    kernel: Kernel,
-    block: &[F::Raw],
-    buffer: &mut [F::Raw],
-) -> (usize, usize) {
-    if kernel.0 != Set::Avx512Vbmi {
-        return (0, 0);
-    }
-    // SAFETY: a kernel is only made of what `available` has asked the processor for.
-    unsafe { compress::avx512_vbmi::<F>(block, buffer) }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn keep_vectors<F: Float>(_: Kernel, _: &[F::Raw], _: &mut [F::Raw]) -> (usize, usize) {
-    (0, 0)
 }
 
 impl fmt::Display for Kernel {
@@ -248,11 +223,8 @@ for_every_kernel! {
 }
 
 for_every_kernel! {
-    fn count_rest_of_fields<F: Block>(
-        values: &[F::Raw], base: i32, first: u8, counts: &mut [u32], codes: &mut [u8],
-    ) {
+    fn write_codes<F: Block>(values: &[F::Raw], base: i32, codes: &mut [u8]) {
         F::codes(values, base, codes);
-        count::portable(codes, first, counts);
     }
 }
 

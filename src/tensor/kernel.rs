@@ -36,12 +36,13 @@ fn norm<F: Block>(kernel: Kernel, values: &[F::Raw]) -> TensorStats {
             unit = unit_of::<F>(kernel, values);
         }
         lanes = SquareLanes::ZERO;
-        let (mut finite, mut decoded) = (Vec::new(), Vec::new());
+        let mut room = Room::<F>::default();
         for block in values.chunks(F::LEN) {
             not_finite.add(&count_not_finite::<F>(kernel, block));
-            kernel.keep_finite::<F>(block, &mut finite);
-            decoded.resize(finite.len(), 0.0);
-            add_decoded_squares::<F>(kernel, &finite, unit, &mut decoded, &mut lanes);
+            let sifted = room_for(&mut room.sifted, block.len());
+            sift::<F>(kernel, block, sifted);
+            let decoded = room_for(&mut room.decoded, block.len());
+            add_decoded_squares::<F>(kernel, sifted, unit, decoded, &mut lanes);
         }
         (record.nan_count, record.posinf_count, record.neginf_count) =
             (not_finite.nan, not_finite.posinf, not_finite.neginf);
@@ -90,12 +91,33 @@ struct Tally<F: Block> {
     counts: Vec<u32>,
     /// None of them is before this one.
     first: usize,
-    /// Room for the codes of one block, once they are needed.
+    /// Of exponent fields, where they spread too wide for codes: those of every fourth value.
+    tables: Vec<[u32; 256]>,
+    room: Room<F>,
+}
+
+/// Room for what becomes of the values of one block, once it is needed.
+struct Room<F: Block> {
+    /// Their exponents as codes.
     codes: Vec<u8>,
-    /// Room for the finite values of one block, once they are needed.
-    finite: Vec<F::Raw>,
-    /// Room for the values of one block in f64, once they are needed.
+    /// The finite ones.
+    sifted: Vec<F::Raw>,
+    /// In double precision.
     decoded: Vec<f64>,
+}
+
+impl<F: Block> Default for Room<F> {
+    fn default() -> Self {
+        Self { codes: Vec::new(), sifted: Vec::new(), decoded: Vec::new() }
+    }
+}
+
+/// The first `len` elements, made where there are fewer.
+fn room_for<T: Clone + Default>(room: &mut Vec<T>, len: usize) -> &mut [T] {
+    if room.len() < len {
+        room.resize(len, T::default());
+    }
+    &mut room[..len]
 }
 
 impl<F: Block> Tally<F> {
@@ -112,9 +134,8 @@ impl<F: Block> Tally<F> {
             not_finite: NotFinite::default(),
             counts: vec![0; if full { F::EXPONENTS } else { 0 }],
             first: F::EXPONENTS,
-            codes: Vec::new(),
-            finite: Vec::new(),
-            decoded: Vec::new(),
+            tables: Vec::new(),
+            room: Room::default(),
         };
         for (i, block) in values.chunks(F::LEN).enumerate() {
             tally.add(block, level);
@@ -123,6 +144,7 @@ impl<F: Block> Tally<F> {
                 tally.sum_again(block);
             }
         }
+        tally.add_tables();
         let mut moments = tally.moments(values.len() as u64);
         if moments.is_off_center() {
             tally.sum_again(values);
@@ -174,52 +196,49 @@ impl<F: Block> Tally<F> {
     /// Adds one block.
     fn add(&mut self, block: &[F::Raw], level: Level) {
         let extent = find_extent::<F>(self.kernel, block);
-        // Where there was a NaN there will be more: to look first is cheaper than to sum in vain.
-        let counted = (self.not_finite.total() > 0)
-            .then(|| count_not_finite::<F>(self.kernel, block))
-            .filter(|others| others.total() > 0);
-        if extent.finite && counted.is_none() && self.add_finite(block, extent, level) {
+        if extent.finite {
+            self.add_finite(block, extent, level);
             return;
         }
-        let others = counted.unwrap_or_else(|| count_not_finite::<F>(self.kernel, block));
+        let others = count_not_finite::<F>(self.kernel, block);
         self.not_finite.add(&others);
-        let mut finite = std::mem::take(&mut self.finite);
-        self.kernel.keep_finite::<F>(block, &mut finite);
-        if !finite.is_empty() {
-            let extent = find_extent::<F>(self.kernel, &finite);
-            self.add_finite(&finite, extent, level);
+        if others.total() == block.len() as u64 {
+            return;
         }
-        self.finite = finite;
+        let mut sifted = std::mem::take(&mut self.room.sifted);
+        let values = room_for(&mut sifted, block.len());
+        if self.center == 0.0 {
+            // The zeros in place of the others add nothing.
+            let extent = sift::<F>(self.kernel, block, values);
+            self.add_finite(values, extent, level);
+        } else {
+            let values = keep_finite::<F>(block, values);
+            let extent = find_extent::<F>(self.kernel, values);
+            self.add_finite(values, extent, level);
+        }
+        self.room.sifted = sifted;
     }
 
-    /// Adds one block of finite values; `false` if there was a NaN, and nothing was added.
-    fn add_finite(&mut self, block: &[F::Raw], extent: Extent, level: Level) -> bool {
-        let first_normal = 1 << F::MANTISSA_BITS;
+    /// Adds one block of finite values.
+    fn add_finite(&mut self, block: &[F::Raw], extent: Extent, level: Level) {
         let mut extent = extent;
-        let mut lanes = self.lanes;
-        let has_subnormals = extent.least < first_normal;
+        let has_subnormals = extent.least < 1 << F::MANTISSA_BITS;
         match self.scale(&extent).filter(|_| !has_subnormals) {
-            Some(k) => {
-                sum::<F>(self.kernel, block, self.center, k, &mut lanes);
-                if !lanes.is_finite() {
-                    return false;
-                }
-            }
-            None if count_not_finite::<F>(self.kernel, block).total() > 0 => return false,
+            Some(k) => sum::<F>(self.kernel, block, self.center, k, &mut self.lanes),
             None => {
                 if has_subnormals {
                     extent = exact_extent::<F>(self.kernel, block);
                 }
-                self.sum_decoded(block, &mut lanes);
+                let decoded = room_for(&mut self.room.decoded, block.len());
+                let (unit, center) = (self.unit, self.center);
+                add_decoded::<F>(self.kernel, block, unit, center, decoded, &mut self.lanes);
             }
         }
-        self.lanes = lanes;
         self.min = lesser(self.min, extent.min);
         self.max = greater(self.max, extent.max);
         if level == Level::Full {
             self.count_exponents(block, &extent);
         }
-        true
     }
 
     /// The scale for [`Block::sum`]; `None` if the block needs double precision throughout.
@@ -239,13 +258,6 @@ impl<F: Block> Tally<F> {
             exponent(self.center) - 24 // no difference is smaller, unless it is zero
         };
         (!F::NARROW || least + k >= LEAST).then_some(k)
-    }
-
-    /// Sums in double precision, in units of 2^unit.
-    fn sum_decoded(&mut self, block: &[F::Raw], lanes: &mut Lanes) {
-        self.decoded.resize(block.len(), 0.0);
-        let (unit, center) = (self.unit, self.center);
-        add_decoded::<F>(self.kernel, block, unit, center, &mut self.decoded, lanes);
     }
 
     fn count_exponents(&mut self, block: &[F::Raw], extent: &Extent) {
@@ -272,32 +284,53 @@ impl<F: Block> Tally<F> {
             }
             return;
         }
-        self.codes.resize(F::LEN, 0);
-        let mut counts = [0; WINDOW as usize];
         // From the field of the largest magnitude down to that of the smallest normal one.
         let bottom = normal.max(1) as i32;
         let largest = exponent(absmax) + F::BIAS;
-        let mut top = largest;
-        while top >= bottom {
-            let base = if top == largest { top - WINDOW } else { (top - WINDOW).max(0) };
-            let n = (top - base.max(0)).min(top - bottom + 1) as usize;
-            let counts = &mut counts[..n];
-            counts.fill(0);
-            let first = (top - base) as u8;
-            self.kernel.count_fields::<F>(block, base, first, counts, &mut self.codes);
-            let end = top as usize + F::MANTISSA_BITS as usize;
-            for (bin, &mut count) in self.counts[end - n..end].iter_mut().rev().zip(counts) {
-                *bin = bin.wrapping_add(count); // a chunk is far too small for that
+        let codes = room_for(&mut self.room.codes, block.len());
+        if largest - bottom >= WINDOW && F::FIELDS <= 256 {
+            if self.tables.is_empty() {
+                self.tables.resize(4, [0; 256]);
             }
-            top -= n as i32;
+            for values in block.chunks(4) {
+                for (table, &raw) in self.tables.iter_mut().zip(values) {
+                    let count = &mut table[usize::from(F::field(raw) as u8)];
+                    *count = count.wrapping_add(1); // a chunk is far too small for that
+                }
+            }
+        } else {
+            let mut counts = [0; WINDOW as usize];
+            let mut top = largest;
+            while top >= bottom {
+                let base = if top == largest { top - WINDOW } else { (top - WINDOW).max(0) };
+                let n = (top - base.max(0)).min(top - bottom + 1) as usize;
+                let counts = &mut counts[..n];
+                counts.fill(0);
+                self.kernel.count_fields::<F>(block, base, (top - base) as u8, counts, codes);
+                let end = top as usize + F::MANTISSA_BITS as usize;
+                for (bin, &mut count) in self.counts[end - n..end].iter_mut().rev().zip(counts) {
+                    *bin = bin.wrapping_add(count); // a chunk is far too small for that
+                }
+                top -= n as i32;
+            }
         }
         if extent.least < 1 << F::MANTISSA_BITS {
             let bins = &mut self.counts[..F::MANTISSA_BITS as usize];
-            let codes = &mut self.codes[..block.len()];
             subnormal_codes::<F>(self.kernel, block, codes);
             bins.reverse(); // the largest code first
             self.kernel.count_codes(codes, F::MANTISSA_BITS as u8, bins);
             bins.reverse();
+        }
+    }
+
+    /// Adds what the tables have counted. The first field and the last are no exponent of a normal
+    /// number.
+    fn add_tables(&mut self) {
+        for table in self.tables.drain(..) {
+            let normal = self.counts.iter_mut().skip(F::MANTISSA_BITS as usize);
+            for (bin, count) in normal.zip(&table[1..F::FIELDS - 1]) {
+                *bin = bin.wrapping_add(*count); // a chunk is far too small for that
+            }
         }
     }
 
@@ -346,6 +379,19 @@ fn unit_of<F: Block>(kernel: Kernel, values: &[F::Raw]) -> i32 {
     scale(absmax)
 }
 
+/// The finite values of a block, copied to `finite`.
+fn keep_finite<'a, F: Block>(block: &[F::Raw], finite: &'a mut [F::Raw]) -> &'a [F::Raw] {
+    let mut kept = 0;
+    for &raw in block {
+        // Without a branch: what is not finite is overwritten by the next.
+        if let Some(slot) = finite.get_mut(kept) {
+            *slot = raw;
+        }
+        kept += usize::from(F::field(raw) < F::FIELDS - 1);
+    }
+    &finite[..kept]
+}
+
 #[inline(always)]
 fn decode<F: Float>(block: &[F::Raw], unit: i32, decoded: &mut [f64]) {
     for (x, &raw) in decoded.iter_mut().zip(block) {
@@ -362,6 +408,12 @@ for_every_kernel! {
 for_every_kernel! {
     fn exact_extent<F: Block>(block: &[F::Raw]) -> Extent {
         F::exact_extent(block)
+    }
+}
+
+for_every_kernel! {
+    fn sift<F: Block>(block: &[F::Raw], sifted: &mut [F::Raw]) -> Extent {
+        F::sift(block, sifted)
     }
 }
 

@@ -37,11 +37,6 @@ impl Lanes {
         [self.d1, self.d2, self.d3, self.d4, self.l1].map(total)
     }
 
-    /// Whether no value was NaN or infinite.
-    pub(super) fn is_finite(&self) -> bool {
-        total(self.l1).is_finite()
-    }
-
     /// Adds finite values in double precision.
     #[inline(always)]
     pub(super) fn add_f64(&mut self, values: &[f64], center: f64) {

@@ -6,8 +6,6 @@
 
 mod block;
 mod chunks;
-#[cfg(target_arch = "x86_64")]
-mod compress;
 mod count;
 mod dtype;
 mod exact;
