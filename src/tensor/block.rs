@@ -44,17 +44,14 @@ pub(super) trait Block: Float {
     /// The number of values of a block.
     const LEN: usize = BLOCK_BYTES / size_of::<Self::Raw>();
 
-    /// Where at least one value lies. Subnormal numbers may count as zero in `min` and `max`.
+    /// Where at least one value lies. Bits are compared, not numbers: subnormal ones are what they are
+    /// whatever the processor was told.
     fn extent(block: &[Self::Raw]) -> Extent;
 
     /// Writes the exponent field of each value as a code, in any order, relative to `base`: 1 to 63, or zero or
     /// [`OUTSIDE`] where it is none of the 63 above `base`. Types of 32 bits and less compute modulo
     /// 256: a `base` below zero is for blocks whose largest field is `base + 63`.
     fn codes(block: &[Self::Raw], base: i32, codes: &mut [u8]);
-
-    /// The extent of at least one finite value, in the order of their bits: subnormal numbers are
-    /// what they are whatever the processor was told.
-    fn exact_extent(block: &[Self::Raw]) -> Extent;
 
     /// The numbers of NaN, of +Inf and of -Inf in one block.
     fn count_not_finite(block: &[Self::Raw]) -> [u64; 3];
@@ -88,15 +85,48 @@ macro_rules! in_order {
 macro_rules! integer_loops {
     ($unsigned:ident, $signed:ident) => {
         #[inline(always)]
-        fn exact_extent(block: &[Self::Raw]) -> Extent {
-            let (mut min, mut max, mut least) = ($signed::MAX, $signed::MIN, $unsigned::MAX);
-            for &raw in block {
-                let bits = Self::bits(raw) as $unsigned;
-                let key = in_order!(bits, $signed);
-                (min, max) = (min.min(key), max.max(key));
-                least = least.min((bits << 1).wrapping_sub(1));
+        fn extent(block: &[Self::Raw]) -> Extent {
+            const LANES: usize = 128 / size_of::<$unsigned>();
+            const SIGN: $unsigned = 1 << ($unsigned::BITS - 1);
+            let (mut signed, mut unsigned) = ([$signed::MIN; LANES], [0; LANES]);
+            let mut least = [$unsigned::MAX; LANES];
+            let (groups, rest) = block.as_chunks::<LANES>();
+            for (i, group) in groups.iter().enumerate() {
+                prefetch(block, i / 2); // a quarter of the lines
+                for l in 0..LANES {
+                    let bits = Self::bits(group[l]) as $unsigned;
+                    signed[l] = signed[l].max(bits.cast_signed());
+                    unsigned[l] = unsigned[l].max(bits);
+                    // Twice the magnitude, less one: of zero that is the largest.
+                    least[l] = least[l].min(bits.wrapping_add(bits.wrapping_sub(1)));
+                }
             }
-            Extent::in_order::<Self>(i64::from(min), i64::from(max), u64::from(least / 2) + 1)
+            let mut signed = signed.into_iter().fold($signed::MIN, $signed::max);
+            let mut unsigned = unsigned.into_iter().fold(0, $unsigned::max);
+            let mut least = least.into_iter().fold($unsigned::MAX, $unsigned::min);
+            for &raw in rest {
+                let bits = Self::bits(raw) as $unsigned;
+                signed = signed.max(bits.cast_signed());
+                unsigned = unsigned.max(bits);
+                least = least.min(bits.wrapping_add(bits.wrapping_sub(1)));
+            }
+            // Among positive values the larger integer is the larger value, among negative ones the
+            // smaller, and with the sign read as a bit the negative ones are the largest integers.
+            let (max, min) = if signed >= 0 && unsigned >= SIGN {
+                (signed.cast_unsigned(), unsigned)
+            } else {
+                let bits = block.iter().map(|&raw| Self::bits(raw) as $unsigned);
+                let closest = bits.fold($unsigned::MAX, $unsigned::min);
+                if signed >= 0 { (unsigned, closest) } else { (closest, unsigned) }
+            };
+            let infinity = ((Self::FIELDS - 1) << Self::MANTISSA_BITS) as $unsigned;
+            let [min, max, least] = [min, max, least].map(u64::from);
+            let value = |bits| {
+                let magnitude = Self::magnitude(bits & u64::from(!SIGN));
+                if bits & u64::from(SIGN) == 0 { magnitude } else { -magnitude }
+            };
+            let finite = [min, max].iter().all(|bits| bits & u64::from(!SIGN) < u64::from(infinity));
+            Extent { min: value(min), max: value(max), least: least / 2 + 1, finite }
         }
 
         #[inline(always)]
@@ -138,7 +168,12 @@ macro_rules! integer_loops {
                 let bits = Self::bits(raw) as $unsigned;
                 let magnitude = bits & ($unsigned::MAX >> 1);
                 let mantissa = if magnitude >> Self::MANTISSA_BITS == 0 { magnitude } else { 0 };
-                *code = ($unsigned::BITS - mantissa.leading_zeros()) as u8;
+                *code = if $unsigned::BITS <= 32 {
+                    // As the exponent of a number, which is quicker; zero has none.
+                    ((mantissa as i32 as f32).to_bits() >> 23).saturating_sub(126) as u8
+                } else {
+                    ($unsigned::BITS - mantissa.leading_zeros()) as u8
+                };
             }
         }
     };
@@ -146,11 +181,6 @@ macro_rules! integer_loops {
 
 impl Block for Float32 {
     integer_loops!(u32, i32);
-
-    #[inline(always)]
-    fn extent(block: &[f32]) -> Extent {
-        extent_of_f32(block)
-    }
 
     #[inline(always)]
     fn codes(block: &[f32], base: i32, codes: &mut [u8]) {
@@ -190,11 +220,6 @@ impl Block for BFloat16 {
     integer_loops!(u16, i16);
 
     #[inline(always)]
-    fn extent(block: &[u16]) -> Extent {
-        extent_16_bit::<Self>(block)
-    }
-
-    #[inline(always)]
     fn codes(block: &[u16], base: i32, codes: &mut [u8]) {
         codes_16_bit::<Self>(block, base, codes);
     }
@@ -213,11 +238,6 @@ impl Block for BFloat16 {
 
 impl Block for Float16 {
     integer_loops!(u16, i16);
-
-    #[inline(always)]
-    fn extent(block: &[u16]) -> Extent {
-        extent_16_bit::<Self>(block)
-    }
 
     #[inline(always)]
     fn codes(block: &[u16], base: i32, codes: &mut [u8]) {
@@ -245,11 +265,6 @@ impl Block for Float64 {
     integer_loops!(u64, i64);
 
     #[inline(always)]
-    fn extent(block: &[f64]) -> Extent {
-        extent_of_f64(block)
-    }
-
-    #[inline(always)]
     fn codes(block: &[f64], base: i32, codes: &mut [u8]) {
         for (code, x) in codes.iter_mut().zip(block) {
             let field = (x.to_bits() >> 52 & 0x7ff) as i32;
@@ -267,104 +282,11 @@ impl Block for Float64 {
     }
 }
 
-macro_rules! extent_of_floats {
-    ($name:ident, $float:ident, $bits:ident, $lanes:literal) => {
-        #[inline(always)]
-        fn $name(block: &[$float]) -> Extent {
-            let (mut min, mut max) = ([$float::INFINITY; $lanes], [$float::NEG_INFINITY; $lanes]);
-            let (mut least, mut most) = ([$bits::MAX; $lanes], [0; $lanes]);
-            let (groups, rest) = block.as_chunks::<$lanes>();
-            for (i, group) in groups.iter().enumerate() {
-                // A quarter of the lines.
-                if i % (256 / size_of_val(group)) == 0 {
-                    prefetch(block, i / (256 / size_of_val(group)));
-                }
-                for l in 0..$lanes {
-                    let x = group[l];
-                    min[l] = if x < min[l] { x } else { min[l] };
-                    max[l] = if x > max[l] { x } else { max[l] };
-                    let twice = x.to_bits() << 1;
-                    least[l] = least[l].min(twice.wrapping_sub(1)); // of zero that is the largest
-                    most[l] = most[l].max(twice);
-                }
-            }
-            let mut n = $lanes;
-            while n > 1 {
-                n /= 2;
-                for l in 0..n {
-                    min[l] = if min[l + n] < min[l] { min[l + n] } else { min[l] };
-                    max[l] = if max[l + n] > max[l] { max[l + n] } else { max[l] };
-                    least[l] = least[l].min(least[l + n]);
-                    most[l] = most[l].max(most[l + n]);
-                }
-            }
-            let (mut min, mut max, mut least, mut most) = (min[0], max[0], least[0], most[0]);
-            for &x in rest {
-                min = if x < min { x } else { min };
-                max = if x > max { x } else { max };
-                let twice = x.to_bits() << 1;
-                (least, most) = (least.min(twice.wrapping_sub(1)), most.max(twice));
-            }
-            Extent {
-                min: f64::from(min),
-                max: f64::from(max),
-                least: u64::from(least / 2) + 1,
-                finite: most < $float::INFINITY.to_bits() << 1,
-            }
-        }
-    };
-}
-
-extent_of_floats!(extent_of_f32, f32, u32, 32);
-extent_of_floats!(extent_of_f64, f64, u64, 16);
-
 /// The largest magnitude becomes about 2^20: sums of its fourth power, and the squares of what is
 /// 2^83 times smaller, are normal numbers of f32.
 fn single_scale(exponent: i32) -> Option<i32> {
     let k = 20 - exponent;
     (k <= 127).then_some(k)
-}
-
-/// The sign and magnitude of all 16-bit types are ordered alike.
-#[inline(always)]
-fn extent_16_bit<F: Float<Raw = u16>>(block: &[u16]) -> Extent {
-    const N: usize = 64;
-    const SIGN: u16 = 0x8000;
-    let infinity = ((F::FIELDS - 1) << F::MANTISSA_BITS) as u16;
-    let (mut signed, mut unsigned) = ([i16::MIN; N], [0_u16; N]);
-    let mut least = [u16::MAX; N];
-    let (groups, rest) = block.as_chunks::<N>();
-    for (i, group) in groups.iter().enumerate() {
-        prefetch(block, i / 2); // a quarter of the lines
-        for l in 0..N {
-            let raw = group[l];
-            signed[l] = signed[l].max(raw.cast_signed());
-            unsigned[l] = unsigned[l].max(raw);
-            least[l] = least[l].min(raw.wrapping_add(raw.wrapping_sub(1)));
-        }
-    }
-    let mut signed = signed.into_iter().fold(i16::MIN, i16::max);
-    let mut unsigned = unsigned.into_iter().fold(0, u16::max);
-    let mut least = least.into_iter().fold(u16::MAX, u16::min);
-    for &raw in rest {
-        signed = signed.max(raw.cast_signed());
-        unsigned = unsigned.max(raw);
-        least = least.min(raw.wrapping_add(raw.wrapping_sub(1)));
-    }
-    // Among positive values the larger integer is the larger value, among negative ones the smaller,
-    // and with the sign read as a bit the negative ones are the largest integers.
-    let (max, min) = if signed >= 0 && unsigned >= SIGN {
-        (signed.cast_unsigned(), unsigned)
-    } else {
-        let closest = block.iter().fold(u16::MAX, |a, &raw| a.min(raw));
-        if signed >= 0 { (unsigned, closest) } else { (closest, unsigned) }
-    };
-    Extent {
-        min: F::decode(min),
-        max: F::decode(max),
-        least: u64::from(least / 2 + 1),
-        finite: max & !SIGN < infinity && min & !SIGN < infinity,
-    }
 }
 
 #[inline(always)]

@@ -7,7 +7,7 @@ use super::isa::{Kernel, for_every_kernel};
 use super::lanes::{Lanes, SquareLanes};
 use super::level::Level;
 use super::moments::{Finite, Moments};
-use super::power::{exponent, greater, is_zero, lesser, scale};
+use super::power::{exponent, greater, is_zero, lesser, scale, two_to};
 use super::record::TensorStats;
 
 /// The record of one chunk.
@@ -91,9 +91,19 @@ struct Tally<F: Block> {
     counts: Vec<u32>,
     /// None of them is before this one.
     first: usize,
-    /// Of exponent fields, where they spread too wide for codes: those of every fourth value.
-    tables: Vec<[u32; 256]>,
+    /// Of exponent fields, where they spread too wide for codes: those of every fourth value, since
+    /// increments of the same counter wait for each other.
+    tables: Option<Box<[Table; 4]>>,
     room: Room<F>,
+}
+
+/// How often each exponent field of 8 bits occurs.
+struct Table([u32; 256]);
+
+impl Default for Table {
+    fn default() -> Self {
+        Self([0; 256])
+    }
 }
 
 /// Room for what becomes of the values of one block, once it is needed.
@@ -134,7 +144,7 @@ impl<F: Block> Tally<F> {
             not_finite: NotFinite::default(),
             counts: vec![0; if full { F::EXPONENTS } else { 0 }],
             first: F::EXPONENTS,
-            tables: Vec::new(),
+            tables: None,
             room: Room::default(),
         };
         for (i, block) in values.chunks(F::LEN).enumerate() {
@@ -221,17 +231,19 @@ impl<F: Block> Tally<F> {
 
     /// Adds one block of finite values.
     fn add_finite(&mut self, block: &[F::Raw], extent: Extent, level: Level) {
-        let mut extent = extent;
         let has_subnormals = extent.least < 1 << F::MANTISSA_BITS;
         match self.scale(&extent).filter(|_| !has_subnormals) {
             Some(k) => sum::<F>(self.kernel, block, self.center, k, &mut self.lanes),
             None => {
-                if has_subnormals {
-                    extent = exact_extent::<F>(self.kernel, block);
-                }
                 let decoded = room_for(&mut self.room.decoded, block.len());
-                let (unit, center) = (self.unit, self.center);
-                add_decoded::<F>(self.kernel, block, unit, center, decoded, &mut self.lanes);
+                let (kernel, unit, center) = (self.kernel, self.unit, self.center);
+                if unit == 0 && !has_subnormals {
+                    add_normal::<F>(kernel, block, center, decoded, &mut self.lanes);
+                } else if F::NARROW && extent.absmax() < two_to(1 - F::BIAS) {
+                    add_subnormal::<F>(kernel, block, center, decoded, &mut self.lanes);
+                } else {
+                    add_decoded::<F>(kernel, block, unit, center, decoded, &mut self.lanes);
+                }
             }
         }
         self.min = lesser(self.min, extent.min);
@@ -289,15 +301,14 @@ impl<F: Block> Tally<F> {
         let largest = exponent(absmax) + F::BIAS;
         let codes = room_for(&mut self.room.codes, block.len());
         if largest - bottom >= WINDOW && F::FIELDS <= 256 {
-            if self.tables.is_empty() {
-                self.tables.resize(4, [0; 256]);
-            }
-            for values in block.chunks(4) {
-                for (table, &raw) in self.tables.iter_mut().zip(values) {
-                    let count = &mut table[usize::from(F::field(raw) as u8)];
-                    *count = count.wrapping_add(1); // a chunk is far too small for that
+            let tables = self.tables.get_or_insert_default();
+            let (groups, rest) = block.as_chunks::<4>();
+            for group in groups {
+                for (table, &raw) in tables.iter_mut().zip(group) {
+                    count_field::<F>(table, raw);
                 }
             }
+            rest.iter().for_each(|&raw| count_field::<F>(&mut tables[0], raw));
         } else {
             let mut counts = [0; WINDOW as usize];
             let mut top = largest;
@@ -326,9 +337,9 @@ impl<F: Block> Tally<F> {
     /// Adds what the tables have counted. The first field and the last are no exponent of a normal
     /// number.
     fn add_tables(&mut self) {
-        for table in self.tables.drain(..) {
+        for table in self.tables.take().into_iter().flat_map(|tables| *tables) {
             let normal = self.counts.iter_mut().skip(F::MANTISSA_BITS as usize);
-            for (bin, count) in normal.zip(&table[1..F::FIELDS - 1]) {
+            for (bin, count) in normal.zip(&table.0[1..F::FIELDS - 1]) {
                 *bin = bin.wrapping_add(*count); // a chunk is far too small for that
             }
         }
@@ -379,6 +390,12 @@ fn unit_of<F: Block>(kernel: Kernel, values: &[F::Raw]) -> i32 {
     scale(absmax)
 }
 
+#[inline(always)]
+fn count_field<F: Float>(table: &mut Table, raw: F::Raw) {
+    let count = &mut table.0[usize::from(F::field(raw) as u8)];
+    *count = count.wrapping_add(1); // a chunk is far too small for that
+}
+
 /// The finite values of a block, copied to `finite`.
 fn keep_finite<'a, F: Block>(block: &[F::Raw], finite: &'a mut [F::Raw]) -> &'a [F::Raw] {
     let mut kept = 0;
@@ -406,12 +423,6 @@ for_every_kernel! {
 }
 
 for_every_kernel! {
-    fn exact_extent<F: Block>(block: &[F::Raw]) -> Extent {
-        F::exact_extent(block)
-    }
-}
-
-for_every_kernel! {
     fn sift<F: Block>(block: &[F::Raw], sifted: &mut [F::Raw]) -> Extent {
         F::sift(block, sifted)
     }
@@ -429,6 +440,32 @@ for_every_kernel! {
         block: &[F::Raw], unit: i32, center: f64, decoded: &mut [f64], lanes: &mut Lanes,
     ) {
         decode::<F>(block, unit, decoded);
+        lanes.add_f64(decoded, center);
+    }
+}
+
+for_every_kernel! {
+    /// Sums normal numbers and zeros in double precision.
+    fn add_normal<F: Block>(
+        block: &[F::Raw], center: f64, decoded: &mut [f64], lanes: &mut Lanes,
+    ) {
+        for (x, &raw) in decoded.iter_mut().zip(block) {
+            *x = F::decode(raw);
+        }
+        lanes.add_f64(decoded, center);
+    }
+}
+
+for_every_kernel! {
+    /// Sums subnormal numbers and zeros in double precision.
+    fn add_subnormal<F: Block>(
+        block: &[F::Raw], center: f64, decoded: &mut [f64], lanes: &mut Lanes,
+    ) {
+        let unit = two_to(F::MIN_EXPONENT);
+        for (x, &raw) in decoded.iter_mut().zip(block) {
+            let magnitude = F::mantissa(raw) as i32;
+            *x = f64::from(if F::is_negative(raw) { -magnitude } else { magnitude }) * unit;
+        }
         lanes.add_f64(decoded, center);
     }
 }

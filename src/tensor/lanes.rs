@@ -3,6 +3,8 @@
 //! Sixteen sums run side by side, which is what fixes the bits of a result: lane `l` takes the
 //! values at `l`, `l + 16` and so on (16-bit types by pairs), and lanes are added up as a tree.
 
+use std::hint::black_box;
+
 use super::isa::prefetch;
 use super::power::two_to;
 
@@ -40,16 +42,29 @@ impl Lanes {
     /// Adds finite values in double precision.
     #[inline(always)]
     pub(super) fn add_f64(&mut self, values: &[f64], center: f64) {
-        let mut lanes = *self;
         let (groups, rest) = values.as_chunks::<LANES>();
-        for (i, group) in groups.iter().enumerate() {
-            prefetch(values, i.wrapping_mul(2));
-            prefetch(values, i.wrapping_mul(2).wrapping_add(1));
-            for (l, &x) in group.iter().enumerate() {
-                lanes.add_one(l, x, center);
+        for (p, part) in groups.chunks(PART / LANES).enumerate() {
+            // Two lines for each group: one from each loop.
+            let lines = PART / 8 * p;
+            let mut squares = Squares::of(self);
+            for (i, group) in part.iter().enumerate() {
+                prefetch(values, lines.wrapping_add(i));
+                squares.add::<true, f64>(group, center);
             }
+            squares.move_to(self);
+            let lines = lines.wrapping_add(part.len());
+            let (mut d3, mut d4) = black_box((self.d3, self.d4));
+            for (i, group) in part.iter().enumerate() {
+                prefetch(values, lines.wrapping_add(i));
+                for l in 0..LANES {
+                    let d = group[l] - center;
+                    let square = d * d;
+                    d3[l] = square.mul_add(d, d3[l]);
+                    d4[l] = square.mul_add(square, d4[l]);
+                }
+            }
+            (self.d3, self.d4) = black_box((d3, d4));
         }
-        *self = lanes;
         self.add_rest(rest.iter().copied(), center);
     }
 
@@ -57,19 +72,14 @@ impl Lanes {
     #[inline(always)]
     fn add_rest(&mut self, values: impl Iterator<Item = f64>, center: f64) {
         for x in values {
-            self.add_one(0, x, center);
+            let d = x - center;
+            let square = d * d;
+            self.d1[0] += d;
+            self.d2[0] = d.mul_add(d, self.d2[0]);
+            self.d3[0] = square.mul_add(d, self.d3[0]);
+            self.d4[0] = square.mul_add(square, self.d4[0]);
+            self.l1[0] += x.abs();
         }
-    }
-
-    #[inline(always)]
-    fn add_one(&mut self, l: usize, x: f64, center: f64) {
-        let d = x - center;
-        let square = d * d;
-        self.d1[l] += d;
-        self.d2[l] = d.mul_add(d, self.d2[l]);
-        self.d3[l] = square.mul_add(d, self.d3[l]);
-        self.d4[l] = square.mul_add(square, self.d4[l]);
-        self.l1[l] += x.abs();
     }
 
     /// Adds values of f32: sums that norms are made of in double precision, third and fourth powers
@@ -114,18 +124,18 @@ impl Lanes {
         line: usize,
     ) {
         let center = f64::from(center);
-        let mut squares = Squares { d1: self.d1, d2: self.d2, l1: self.l1 };
+        let mut squares = Squares::of(self);
         let (pairs, rest) = groups.as_chunks::<2>();
         for (i, pair) in pairs.iter().enumerate() {
             prefetch(block, line.wrapping_add(i));
             for group in pair {
-                squares.add::<CENTERED>(group, center);
+                squares.add::<CENTERED, f32>(group, center);
             }
         }
         for group in rest {
-            squares.add::<CENTERED>(group, center);
+            squares.add::<CENTERED, f32>(group, center);
         }
-        (self.d1, self.d2, self.l1) = (squares.d1, squares.d2, squares.l1);
+        squares.move_to(self);
     }
 
     /// Adds values of a 16-bit type in single precision, in units of 2^-k.
@@ -197,10 +207,23 @@ struct Squares {
 }
 
 impl Squares {
+    // Through memory: where one lane goes on alone, as in `add_rest`, loops may else fall apart.
+
     #[inline(always)]
-    fn add<const CENTERED: bool>(&mut self, group: &[f32; LANES], center: f64) {
+    fn of(lanes: &Lanes) -> Self {
+        let (d1, d2, l1) = black_box((lanes.d1, lanes.d2, lanes.l1));
+        Self { d1, d2, l1 }
+    }
+
+    #[inline(always)]
+    fn move_to(self, lanes: &mut Lanes) {
+        (lanes.d1, lanes.d2, lanes.l1) = black_box((self.d1, self.d2, self.l1));
+    }
+
+    #[inline(always)]
+    fn add<const CENTERED: bool, T: Copy + Into<f64>>(&mut self, group: &[T; LANES], center: f64) {
         for l in 0..LANES {
-            let x = f64::from(group[l]);
+            let x = group[l].into();
             let d = if CENTERED { x - center } else { x };
             self.d1[l] += d;
             self.d2[l] = d.mul_add(d, self.d2[l]);
@@ -278,7 +301,7 @@ fn words(values: &[u16; 2 * LANES]) -> [u32; LANES] {
 fn widen(sums: &mut [f64; LANES], lanes: [f32; LANES], unit: i32) {
     let unit = two_to(unit);
     // Through memory: what is converted by halves may else be computed by halves, or one by one.
-    let lanes = std::hint::black_box(lanes);
+    let lanes = black_box(lanes);
     for (sum, lane) in sums.iter_mut().zip(lanes) {
         *sum += f64::from(lane) * unit;
     }
