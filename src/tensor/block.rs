@@ -3,8 +3,8 @@
 use super::count::OUTSIDE;
 use super::dtype::{BFloat16, Float, Float16, Float32, Float64};
 use super::isa::prefetch;
-use super::lanes::Lanes;
-use super::power::greater;
+use super::lanes::{Lanes, SquareLanes};
+use super::power::{greater, two_to};
 
 /// The memory of one block. It stays in the first-level cache while it is read for its extent,
 /// its sums and its histogram.
@@ -57,7 +57,7 @@ pub(super) trait Block: Float {
     fn count_not_finite(block: &[Self::Raw]) -> [u64; 3];
 
     /// Copies a block with zero in the place of what is not finite. The extent is that of the finite
-    /// values, of which there is at least one.
+    /// values; `min` and `max` are of use if there is one.
     fn sift(block: &[Self::Raw], sifted: &mut [Self::Raw]) -> Extent;
 
     /// Writes the position of the highest bit of each subnormal number as a code, from 1; that of
@@ -66,6 +66,16 @@ pub(super) trait Block: Float {
 
     /// Sums values with single precision at least, in units of 2^-k where that is all.
     fn sum(block: &[Self::Raw], center: f64, k: i32, lanes: &mut Lanes);
+
+    /// Adds the squares of values. In a sum of one chunk as large as [`Block::LEAST_SQUARES`], and
+    /// finite, what was lost of small ones does not show.
+    #[inline(always)]
+    fn add_squares(values: &[Self::Raw], lanes: &mut SquareLanes) {
+        lanes.add(values, Self::decode);
+    }
+
+    /// See [`Block::add_squares`]. Some threads read subnormal numbers as zero.
+    const LEAST_SQUARES: f64 = two_to(if Self::NARROW { -160 } else { -900 });
 
     /// The powers of two by which [`Block::sum`] can scale values with this largest exponent, or
     /// zero where it needs no scale; `None` where double precision is needed.
@@ -125,7 +135,8 @@ macro_rules! integer_loops {
                 let magnitude = Self::magnitude(bits & u64::from(!SIGN));
                 if bits & u64::from(SIGN) == 0 { magnitude } else { -magnitude }
             };
-            let finite = [min, max].iter().all(|bits| bits & u64::from(!SIGN) < u64::from(infinity));
+            let finite =
+                [min, max].iter().all(|bits| bits & u64::from(!SIGN) < u64::from(infinity));
             Extent { min: value(min), max: value(max), least: least / 2 + 1, finite }
         }
 
@@ -165,14 +176,12 @@ macro_rules! integer_loops {
         #[inline(always)]
         fn subnormal_codes(block: &[Self::Raw], codes: &mut [u8]) {
             for (code, &raw) in codes.iter_mut().zip(block) {
-                let bits = Self::bits(raw) as $unsigned;
-                let magnitude = bits & ($unsigned::MAX >> 1);
-                let mantissa = if magnitude >> Self::MANTISSA_BITS == 0 { magnitude } else { 0 };
+                let mantissa = if Self::field(raw) == 0 { Self::mantissa(raw) } else { 0 };
                 *code = if $unsigned::BITS <= 32 {
                     // As the exponent of a number, which is quicker; zero has none.
-                    ((mantissa as i32 as f32).to_bits() >> 23).saturating_sub(126) as u8
+                    ((mantissa as u32 as f32).to_bits() >> 23).saturating_sub(126) as u8
                 } else {
-                    ($unsigned::BITS - mantissa.leading_zeros()) as u8
+                    (u64::BITS - mantissa.leading_zeros()) as u8
                 };
             }
         }
@@ -226,10 +235,16 @@ impl Block for BFloat16 {
 
     #[inline(always)]
     fn sum(block: &[u16], center: f64, k: i32, lanes: &mut Lanes) {
-        lanes.add_16_bit(block, center as f32, k, 0, |word| {
-            [word << 16, word & 0xffff_0000].map(f32::from_bits)
-        });
+        lanes.add_16_bit(block, center as f32, k, 0, unpack_brain);
     }
+
+    #[inline(always)]
+    fn add_squares(values: &[u16], lanes: &mut SquareLanes) {
+        lanes.add_16_bit(values, unpack_brain);
+    }
+
+    /// A square below 2^-126 counts as zero: at most 2^-110 in one chunk.
+    const LEAST_SQUARES: f64 = two_to(-70);
 
     fn scale(exponent: i32) -> Option<i32> {
         single_scale(exponent)
@@ -280,6 +295,12 @@ impl Block for Float64 {
     fn scale(_exponent: i32) -> Option<i32> {
         Some(0)
     }
+}
+
+/// The two values in a word.
+#[inline(always)]
+fn unpack_brain(word: u32) -> [f32; 2] {
+    [word << 16, word & 0xffff_0000].map(f32::from_bits)
 }
 
 /// The largest magnitude becomes about 2^20: sums of its fourth power, and the squares of what is

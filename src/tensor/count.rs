@@ -93,7 +93,8 @@ mod avx2 {
     #[target_feature(enable = "avx2,popcnt")]
     pub(in super::super) fn count(codes: &[u8], first: u8, counts: &mut [u32]) -> usize {
         let (vectors, _) = codes.as_chunks::<WIDTH>();
-        let (rounds, _) = vectors.as_chunks::<2>().0.as_chunks::<2>().0.as_chunks::<2>().0.as_chunks::<2>();
+        let (rounds, _) =
+            vectors.as_chunks::<2>().0.as_chunks::<2>().0.as_chunks::<2>().0.as_chunks::<2>();
         let mut first = first;
         for counts in counts.chunks_mut(BITS) {
             let mut counter = Counter::new(first);
@@ -109,7 +110,7 @@ mod avx2 {
             }
             first = first.wrapping_sub(BITS as u8);
         }
-        rounds.len() * size_of::<Round>()
+        size_of_val(rounds)
     }
 
     /// Counts eight codes.

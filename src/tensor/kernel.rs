@@ -24,13 +24,11 @@ pub(super) fn summarize_chunk<F: Block>(
 
 /// The record of level [`Level::Norm`].
 fn norm<F: Block>(kernel: Kernel, values: &[F::Raw]) -> TensorStats {
-    // Subnormal numbers, which some threads read as zero, do not show in a sum as large as this.
-    let least = if F::NARROW { 2_f64.powi(-160) } else { 2_f64.powi(-900) };
     let mut record = TensorStats::empty(Some(F::DTYPE), Level::Norm);
     let mut lanes = SquareLanes::ZERO;
     add_squares::<F>(kernel, values, &mut lanes);
     let mut unit = 0;
-    if !(least..f64::INFINITY).contains(&lanes.total()) {
+    if !(F::LEAST_SQUARES..f64::INFINITY).contains(&lanes.total()) {
         let mut not_finite = NotFinite::default();
         if !F::NARROW {
             unit = unit_of::<F>(kernel, values);
@@ -40,9 +38,13 @@ fn norm<F: Block>(kernel: Kernel, values: &[F::Raw]) -> TensorStats {
         for block in values.chunks(F::LEN) {
             not_finite.add(&count_not_finite::<F>(kernel, block));
             let sifted = room_for(&mut room.sifted, block.len());
-            sift::<F>(kernel, block, sifted);
-            let decoded = room_for(&mut room.decoded, block.len());
-            add_decoded_squares::<F>(kernel, sifted, unit, decoded, &mut lanes);
+            let extent = sift::<F>(kernel, block, sifted);
+            if unit == 0 && extent.least >= 1 << F::MANTISSA_BITS {
+                add_normal_squares::<F>(kernel, sifted, &mut lanes);
+            } else {
+                let decoded = room_for(&mut room.decoded, block.len());
+                add_decoded_squares::<F>(kernel, sifted, unit, decoded, &mut lanes);
+            }
         }
         (record.nan_count, record.posinf_count, record.neginf_count) =
             (not_finite.nan, not_finite.posinf, not_finite.neginf);
@@ -232,18 +234,17 @@ impl<F: Block> Tally<F> {
     /// Adds one block of finite values.
     fn add_finite(&mut self, block: &[F::Raw], extent: Extent, level: Level) {
         let has_subnormals = extent.least < 1 << F::MANTISSA_BITS;
-        match self.scale(&extent).filter(|_| !has_subnormals) {
-            Some(k) => sum::<F>(self.kernel, block, self.center, k, &mut self.lanes),
-            None => {
-                let decoded = room_for(&mut self.room.decoded, block.len());
-                let (kernel, unit, center) = (self.kernel, self.unit, self.center);
-                if unit == 0 && !has_subnormals {
-                    add_normal::<F>(kernel, block, center, decoded, &mut self.lanes);
-                } else if F::NARROW && extent.absmax() < two_to(1 - F::BIAS) {
-                    add_subnormal::<F>(kernel, block, center, decoded, &mut self.lanes);
-                } else {
-                    add_decoded::<F>(kernel, block, unit, center, decoded, &mut self.lanes);
-                }
+        let (kernel, unit, center) = (self.kernel, self.unit, self.center);
+        if let Some(k) = self.scale(&extent).filter(|_| !has_subnormals) {
+            sum::<F>(kernel, block, center, k, &mut self.lanes);
+        } else {
+            let decoded = room_for(&mut self.room.decoded, block.len());
+            if unit == 0 && !has_subnormals {
+                add_normal::<F>(kernel, block, center, decoded, &mut self.lanes);
+            } else if F::NARROW && extent.absmax() < two_to(1 - F::BIAS) {
+                add_subnormal::<F>(kernel, block, center, decoded, &mut self.lanes);
+            } else {
+                add_decoded::<F>(kernel, block, unit, center, decoded, &mut self.lanes);
             }
         }
         self.min = lesser(self.min, extent.min);
@@ -301,14 +302,7 @@ impl<F: Block> Tally<F> {
         let largest = exponent(absmax) + F::BIAS;
         let codes = room_for(&mut self.room.codes, block.len());
         if largest - bottom >= WINDOW && F::FIELDS <= 256 {
-            let tables = self.tables.get_or_insert_default();
-            let (groups, rest) = block.as_chunks::<4>();
-            for group in groups {
-                for (table, &raw) in tables.iter_mut().zip(group) {
-                    count_field::<F>(table, raw);
-                }
-            }
-            rest.iter().for_each(|&raw| count_field::<F>(&mut tables[0], raw));
+            count_in_tables::<F>(block, self.tables.get_or_insert_default());
         } else {
             let mut counts = [0; WINDOW as usize];
             let mut top = largest;
@@ -390,10 +384,21 @@ fn unit_of<F: Block>(kernel: Kernel, values: &[F::Raw]) -> i32 {
     scale(absmax)
 }
 
-#[inline(always)]
-fn count_field<F: Float>(table: &mut Table, raw: F::Raw) {
-    let count = &mut table.0[usize::from(F::field(raw) as u8)];
-    *count = count.wrapping_add(1); // a chunk is far too small for that
+/// Counts exponent fields, those of every fourth value in one table.
+fn count_in_tables<F: Float>(block: &[F::Raw], tables: &mut [Table; 4]) {
+    let count = |table: &mut Table, raw: F::Raw| {
+        let count = &mut table.0[usize::from(F::field(raw) as u8)];
+        *count = count.wrapping_add(1); // a chunk is far too small for that
+    };
+    let (groups, rest) = block.as_chunks::<4>();
+    for group in groups {
+        for (table, &raw) in tables.iter_mut().zip(group) {
+            count(table, raw);
+        }
+    }
+    for &raw in rest {
+        count(&mut tables[0], raw);
+    }
 }
 
 /// The finite values of a block, copied to `finite`.
@@ -485,6 +490,13 @@ for_every_kernel! {
 
 for_every_kernel! {
     fn add_squares<F: Block>(values: &[F::Raw], lanes: &mut SquareLanes) {
+        F::add_squares(values, lanes);
+    }
+}
+
+for_every_kernel! {
+    /// Adds squares of normal numbers and zeros in double precision.
+    fn add_normal_squares<F: Block>(values: &[F::Raw], lanes: &mut SquareLanes) {
         lanes.add(values, F::decode);
     }
 }
@@ -666,6 +678,26 @@ mod tests {
             assert!(
                 (got.skewness - m(3) / m(2).powf(1.5)).abs() < 5e-6 * (1.0 + got.skewness.abs())
             );
+        }
+    }
+
+    #[test]
+    fn norms_of_16_bit_values_of_every_magnitude() {
+        for exponent in -133..127 {
+            let values: Vec<u16> = (0..5000_u16)
+                .map(|i| {
+                    let x = ldexp(1.0 + f64::from(i % 97) / 128.0, exponent) as f32;
+                    (x.to_bits() >> 16) as u16 | i << 15
+                })
+                .collect();
+            for tail in [&[][..], &[BFloat16::bits(0x7fc0) as u16], &[1, 0x8001]] {
+                let values = [&values, tail].concat();
+                let record = summarize_chunk::<BFloat16>(Kernel::PORTABLE, &values, Level::Norm);
+                let decoded = values.iter().map(|&raw| BFloat16::decode_finite(raw, 0));
+                let finite = decoded.filter(|x| x.abs() < 2_f64.powi(128));
+                let expected = finite.map(|x| x * x).sum::<f64>().sqrt();
+                assert!((record.l2() / expected - 1.0).abs() < 1e-7, "2^{exponent} {tail:?}");
+            }
         }
     }
 

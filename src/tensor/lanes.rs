@@ -258,7 +258,7 @@ impl Cubes {
     }
 }
 
-/// Sums of squares, all in double precision.
+/// Sums of squares.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SquareLanes([f64; 2 * LANES]);
 
@@ -270,6 +270,7 @@ impl SquareLanes {
         total(std::array::from_fn(|l| low[l] + high[l]))
     }
 
+    /// Adds squares in double precision.
     #[inline(always)]
     pub(super) fn add<T: Copy>(&mut self, values: &[T], decode: impl Fn(T) -> f64 + Copy) {
         let mut lanes = self.0;
@@ -287,6 +288,31 @@ impl SquareLanes {
             lanes[0] = x.mul_add(x, lanes[0]);
         }
         self.0 = lanes;
+    }
+    /// Adds squares of a 16-bit type in single precision, of which `unpack` makes two from a word.
+    #[inline(always)]
+    pub(super) fn add_16_bit(&mut self, values: &[u16], unpack: impl Fn(u32) -> [f32; 2] + Copy) {
+        let (groups, rest) = values.as_chunks::<{ 2 * LANES }>();
+        let mut squares = [0.0; LANES];
+        for part in groups.chunks(PART / (2 * LANES)) {
+            let mut lanes = [0.0; LANES];
+            for group in part {
+                prefetch(group, 0);
+                let words = words(group);
+                for l in 0..LANES {
+                    let [a, b] = unpack(words[l]);
+                    lanes[l] += a.mul_add(a, b * b);
+                }
+            }
+            widen(&mut squares, lanes, 0);
+        }
+        for (sum, square) in self.0.iter_mut().zip(squares) {
+            *sum += square;
+        }
+        for &raw in rest {
+            let x = f64::from(unpack(u32::from(raw))[0]);
+            self.0[0] = x.mul_add(x, self.0[0]);
+        }
     }
 }
 

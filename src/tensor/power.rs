@@ -62,7 +62,7 @@ pub(super) fn ldexp(x: f64, k: i32) -> f64 {
 
 /// 2^k for -1022 <= k <= 1023.
 #[inline(always)]
-pub(super) fn two_to(k: i32) -> f64 {
+pub(super) const fn two_to(k: i32) -> f64 {
     f64::from_bits(((k + 1023) as u64) << 52)
 }
 
