@@ -67,14 +67,14 @@ pub(super) trait Block: Float {
     /// Sums values with single precision at least, in units of 2^-k where that is all.
     fn sum(block: &[Self::Raw], center: f64, k: i32, lanes: &mut Lanes);
 
-    /// Adds the squares of values. In a sum of one chunk as large as [`Block::LEAST_SQUARES`], and
-    /// finite, what was lost of small ones does not show.
+    /// Adds the squares of values. Subnormal ones, which some threads read as zero, do not show in a
+    /// sum as large as [`Block::LEAST_SQUARES`].
     #[inline(always)]
     fn add_squares(values: &[Self::Raw], lanes: &mut SquareLanes) {
         lanes.add(values, Self::decode);
     }
 
-    /// See [`Block::add_squares`]. Some threads read subnormal numbers as zero.
+    /// See [`Block::add_squares`].
     const LEAST_SQUARES: f64 = two_to(if Self::NARROW { -160 } else { -900 });
 
     /// The powers of two by which [`Block::sum`] can scale values with this largest exponent, or
@@ -242,9 +242,6 @@ impl Block for BFloat16 {
     fn add_squares(values: &[u16], lanes: &mut SquareLanes) {
         lanes.add_16_bit(values, unpack_brain);
     }
-
-    /// A square below 2^-126 counts as zero: at most 2^-110 in one chunk.
-    const LEAST_SQUARES: f64 = two_to(-70);
 
     fn scale(exponent: i32) -> Option<i32> {
         single_scale(exponent)

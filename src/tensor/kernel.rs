@@ -696,7 +696,7 @@ mod tests {
                 let decoded = values.iter().map(|&raw| BFloat16::decode_finite(raw, 0));
                 let finite = decoded.filter(|x| x.abs() < 2_f64.powi(128));
                 let expected = finite.map(|x| x * x).sum::<f64>().sqrt();
-                assert!((record.l2() / expected - 1.0).abs() < 1e-7, "2^{exponent} {tail:?}");
+                assert!((record.l2() / expected - 1.0).abs() < 1e-14, "2^{exponent} {tail:?}");
             }
         }
     }

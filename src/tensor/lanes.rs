@@ -289,24 +289,23 @@ impl SquareLanes {
         }
         self.0 = lanes;
     }
-    /// Adds squares of a 16-bit type in single precision, of which `unpack` makes two from a word.
+    /// Adds squares of a 16-bit type in double precision; `unpack` makes of the two values in a word
+    /// two of f32.
     #[inline(always)]
     pub(super) fn add_16_bit(&mut self, values: &[u16], unpack: impl Fn(u32) -> [f32; 2] + Copy) {
         let (groups, rest) = values.as_chunks::<{ 2 * LANES }>();
-        let mut squares = [0.0; LANES];
-        for part in groups.chunks(PART / (2 * LANES)) {
-            let mut lanes = [0.0; LANES];
-            for group in part {
-                prefetch(group, 0);
-                let words = words(group);
-                for l in 0..LANES {
-                    let [a, b] = unpack(words[l]);
-                    lanes[l] += a.mul_add(a, b * b);
-                }
+        let [mut low, mut high] = black_box([[0.0; LANES]; 2]);
+        for group in groups {
+            prefetch(group, 0);
+            let words = words(group);
+            for l in 0..LANES {
+                let [a, b] = unpack(words[l]).map(f64::from);
+                low[l] = a.mul_add(a, low[l]);
+                high[l] = b.mul_add(b, high[l]);
             }
-            widen(&mut squares, lanes, 0);
         }
-        for (sum, square) in self.0.iter_mut().zip(squares) {
+        let lanes = black_box([low, high]);
+        for (sum, square) in self.0.iter_mut().zip(lanes.as_flattened()) {
             *sum += square;
         }
         for &raw in rest {
