@@ -26,14 +26,46 @@ def test_plain_classes_are_read_by_the_core_itself(monkeypatch):
         assert gyrostat.summarize(x).l1 == 3.0
 
 
-@pytest.mark.parametrize("n", [1, 3])
-def test_a_negated_view_is_never_read_with_the_wrong_sign(n):
-    x = torch.complex(torch.ones(n), torch.arange(1.0, n + 1)).conj().imag
+def _imaginary(n):
+    return torch.complex(torch.ones(n), torch.arange(1.0, n + 1)).conj().imag
+
+
+NEGATED = {
+    "one value": lambda: _imaginary(1),
+    "strided": lambda: _imaginary(3),
+    "contiguous": lambda: torch._neg_view(torch.arange(1.0, 4)),
+    "detached": lambda: torch._neg_view(torch.arange(1.0, 4)).detach(),
+    "data": lambda: torch._neg_view(torch.arange(1.0, 4)).data,
+    "parameter": lambda: torch.nn.Parameter(torch._neg_view(torch.arange(1.0, 4))),
+    "float64": lambda: torch._neg_view(torch.arange(1.0, 4).double()),
+    "bfloat16": lambda: torch._neg_view(torch.arange(1.0, 4).bfloat16()),
+    "float8": lambda: torch._neg_view(torch.arange(1.0, 4).to(torch.float8_e5m2)),
+    "subclass": lambda: torch._neg_view(torch.arange(1.0, 4)).as_subclass(Renamed),
+}
+
+
+@pytest.mark.parametrize("name", NEGATED)
+def test_a_negated_view_is_never_read_with_the_wrong_sign(name):
+    x, fine = NEGATED[name](), torch.ones(3)
     assert x.is_neg()
-    with pytest.raises(TypeError, match="resolve_neg"):
-        gyrostat.summarize(x)
-    assert gyrostat.summarize(x.resolve_neg()).max == -1.0
-    assert gyrostat.summarize(torch.complex(x.resolve_neg(), x.resolve_neg()).real).max == -1.0
+    for level in ("norm", "full"):
+        with pytest.raises(TypeError, match="^x: expected .*egative bit"):
+            gyrostat.summarize(x, level=level)
+        for others in ([fine], [np.ones(3), fine], [np.ones(3)]):
+            with pytest.raises(TypeError, match="^tensors.*egative bit"):
+                gyrostat.summarize_all([*others, x], level=level)
+    with pytest.raises(TypeError, match="egative bit"):
+        gyrostat.summarize(x, dtype=str(x.dtype).removeprefix("torch."))
+    for pair in ([x], [fine[: x.numel()]]), ([fine[: x.numel()]], [x]):
+        with pytest.raises(TypeError, match="egative bit"):
+            compare_all(*pair)
+    if x.itemsize > 1:
+        assert gyrostat.summarize(x.resolve_neg()).max == -1.0
+
+
+def test_a_norm_does_not_ask_for_the_sign():
+    x = torch._neg_view(torch.arange(1.0, 4))
+    assert gyrostat.total_norm([x]) == gyrostat.total_norm([x.resolve_neg()])
 
 
 def _fake():
@@ -150,7 +182,7 @@ def test_ordinary_tensors_in_extraordinary_places():
 
 def test_more_axes_than_the_shape_has_room_for():
     x = torch.arange(2.0**12).view((2,) * 12).permute(*range(11, -1, -1))
-    assert gyrostat.summarize(x) == gyrostat.summarize(x.contiguous())
+    assert gyrostat.summarize(x) == gyrostat.summarize(torch.arange(2.0**12))
     deep = torch.ones((1,) * 40 + (3, 2)).transpose(-1, -2)
     assert gyrostat.summarize(deep).count == 6
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Tensors", "collect", "dtype_name", "is_plain_torch", "readable"]
+__all__ = ["Tensors", "any_negated", "collect", "dtype_name", "is_plain_torch", "readable"]
 
 _DTYPES = ("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
 _BITS = {"uint16": ("float16", "bfloat16"), "uint8": ("float8_e4m3fn", "float8_e5m2")}
@@ -198,6 +198,11 @@ def is_plain_torch(cls: Any) -> bool:
     usual = (torch.Tensor.__torch_function__.__func__, torch.nn.Parameter.__torch_function__)
     function = getattr(cls.__torch_function__, "__func__", cls.__torch_function__)
     return function in usual and cls.__torch_dispatch__ is torch.Tensor.__torch_dispatch__
+
+
+def any_negated(tensors: list[Any]) -> bool:
+    """Whether one of several PyTorch tensors is a view that turns the sign of what its memory holds."""
+    return any(map(sys.modules["torch"].Tensor.is_neg, tensors))
 
 
 @functools.lru_cache

@@ -10,7 +10,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyList, PyType};
 
 use super::dlpack::ExchangeApi;
-use super::memory::{Held, are_disjoint};
+use super::memory::{Held, Order, are_disjoint};
 use crate::error::Error;
 use crate::tensor::{DType, TensorView, TensorViewMut};
 
@@ -22,9 +22,13 @@ pub(super) fn hold_one<'py>(
     object: &Bound<'py, PyAny>,
     dtype: Option<&str>,
 ) -> PyResult<Held<'py>> {
-    match dtype {
-        None => Intake::default().hold(object, || Ok(None)),
-        Some(_) => hold_readable(object, None, dtype),
+    if dtype.is_some() {
+        return hold_readable(object, None, dtype);
+    }
+    let mut intake = Intake::default();
+    match intake.direct(object)? {
+        Some(held) if !intake.is_torch(object) || !is_negated(object)? => Ok(held),
+        _ => hold_readable(object, None, None),
     }
 }
 
@@ -34,24 +38,36 @@ pub(super) fn hold<'py>(
     names: &Bound<'py, PyAny>,
 ) -> PyResult<Vec<Held<'py>>> {
     let mut intake = Intake::default();
-    let mut all = Vec::with_capacity(objects.len());
-    for (i, object) in objects.iter().enumerate() {
-        all.push(intake.hold(&object, || names.get_item(i).map(Some))?);
+    let mut all = intake.hold(objects, names)?;
+    if intake.any_negated(objects)? {
+        for (i, object) in objects.iter().enumerate() {
+            if intake.is_torch(&object) && is_negated(&object)? {
+                all[i] = hold_readable(&object, Some(names.get_item(i)?), None)?;
+            }
+        }
     }
     Ok(all)
 }
 
-/// The values of tensors that are held.
+/// Holds several tensors, for what does not depend on the sign of their values.
+pub(super) fn hold_magnitudes<'py>(
+    objects: &Bound<'py, PyList>,
+    names: &Bound<'py, PyAny>,
+) -> PyResult<Vec<Held<'py>>> {
+    Intake::default().hold(objects, names)
+}
+
+/// The values of tensors that are held, in the order of memory.
 pub(super) fn views<'a>(tensors: &'a [Held<'_>]) -> PyResult<Vec<TensorView<'a>>> {
     let mut views = Vec::with_capacity(tensors.len());
     for held in tensors {
-        views.push(held.view()?);
+        views.push(held.view(Order::Memory)?);
     }
     Ok(views)
 }
 
-/// Holds several tensors, no two of which share memory; `None` if that is not so, or if one of them
-/// can only be reached through `readable`.
+/// Holds several tensors, for what does not depend on the sign of their values. No two of them share
+/// memory; `None` if that is not so, or if one of them can only be reached through `readable`.
 pub(super) fn hold_apart<'py>(objects: &Bound<'py, PyList>) -> PyResult<Option<Vec<Held<'py>>>> {
     let mut intake = Intake::default();
     let mut all = Vec::with_capacity(objects.len());
@@ -85,25 +101,45 @@ struct Intake<'py> {
 impl<'py> Intake<'py> {
     fn hold(
         &mut self,
-        object: &Bound<'py, PyAny>,
-        name: impl FnOnce() -> PyResult<Option<Bound<'py, PyAny>>>,
-    ) -> PyResult<Held<'py>> {
-        match self.direct(object)? {
-            Some(held) => Ok(held),
-            None => hold_readable(object, name()?, None),
+        objects: &Bound<'py, PyList>,
+        names: &Bound<'py, PyAny>,
+    ) -> PyResult<Vec<Held<'py>>> {
+        let mut all = Vec::with_capacity(objects.len());
+        for (i, object) in objects.iter().enumerate() {
+            all.push(match self.direct(&object)? {
+                Some(held) => held,
+                None => hold_readable(&object, Some(names.get_item(i)?), None)?,
+            });
         }
+        Ok(all)
     }
 
-    /// Holds a tensor whose memory can be reached without more than its class and dtype.
+    fn is_torch(&self, object: &Bound<'py, PyAny>) -> bool {
+        self.exchange.iter().any(|api| api.is_for(object))
+    }
+
+    /// Whether one of the tensors of `PyTorch` holds its values with the sign turned, as a view of
+    /// conjugated complex numbers may. Nothing of that shows in the memory.
+    fn any_negated(&self, objects: &Bound<'py, PyList>) -> PyResult<bool> {
+        static ANY_NEGATED: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+
+        if self.exchange.is_empty() {
+            return Ok(false);
+        }
+        let py = objects.py();
+        let any = ANY_NEGATED.import(py, MODULE, "any_negated")?;
+        if objects.iter().all(|object| self.is_torch(&object)) {
+            return any.call1((objects,))?.extract();
+        }
+        let torch: Vec<_> = objects.iter().filter(|object| self.is_torch(object)).collect();
+        any.call1((torch,))?.extract()
+    }
+
+    /// Holds a tensor whose memory can be reached without more than its class and dtype, whatever
+    /// the sign of its values.
     fn direct(&mut self, object: &Bound<'py, PyAny>) -> PyResult<Option<Held<'py>>> {
         if let Some(api) = self.exchange.iter().find(|api| api.is_for(object)) {
-            let held = api.borrow(object);
-            // A view of conjugated complex numbers may hold its values with the sign turned. No bit
-            // of that shows in the memory.
-            return match held {
-                Some(held) if held.may_be_part_of_complex() && is_negated(object)? => Ok(None),
-                held => Ok(held),
-            };
+            return Ok(api.borrow(object));
         }
         if let Ok(array) = object.cast_exact::<PyUntypedArray>() {
             let dtype = self.dtype(array.dtype().into_any())?;

@@ -7,6 +7,7 @@ use ndarray::{ArrayViewMutD, Axis};
 use super::dtype::{BFloat16, Float, Float16, Float32, Float64};
 use super::isa::{Kernel, current_kernel, for_every_kernel};
 use super::norm::total_norm;
+use super::power::{exponent, two_to};
 use super::view::{TensorView, Values};
 use crate::parallel;
 
@@ -82,8 +83,8 @@ pub fn clip(tensors: Vec<TensorViewMut<'_>>, max_norm: f64, finite_only: bool) -
 
 /// Multiplies every value by `factor`.
 ///
-/// The arithmetic is that of f32, or f64 for tensors of f64. Products for the 16-bit types are rounded
-/// to f32 and then to the type, which is off by at most 0.50001 units in the last place.
+/// The arithmetic is that of f32, with the factor rounded to it, or f64 for tensors of f64. For the
+/// 16-bit types the exact product with the factor is rounded once, to the nearest, ties to even.
 ///
 /// The work begins with the last values of the last tensor, which a pass that read the tensors just
 /// before has left in the cache.
@@ -147,28 +148,61 @@ fn scale_piece<F: Scale>(kernel: Kernel, values: &mut ValuesMut<'_, F>, factor: 
             for mut row in view.rows_mut() {
                 match row.as_slice_mut() {
                     Some(values) => multiply::<F>(kernel, values, factor),
-                    None => multiply_each::<F>(row.iter_mut(), factor),
+                    None => row.map_inplace(|value| *value = multiply_one::<F>(*value, factor)),
                 }
             }
         }
     }
 }
 
+/// A product whose margin is not larger may be rounded to the wrong side. The rounded factor is off by
+/// less than one unit in the last place of the product, which itself is off by half a unit at most:
+/// what is two units from halfway between two numbers of 16 bits is on the right side of it.
+const DOUBT: u32 = 4;
+
+/// How many values are multiplied before one looks whether all products are sure.
+const GROUP: usize = 64;
+
 for_every_kernel! {
     fn multiply<F: Scale>(values: &mut [F::Raw], factor: Factor) {
-        multiply_each::<F>(values.iter_mut(), factor);
+        if !factor.fits_single() {
+            return values.iter_mut().for_each(|value| *value = F::exact_product(*value, factor));
+        }
+        let (groups, rest) = values.as_chunks_mut::<GROUP>();
+        for group in groups {
+            let mut products = *group;
+            let mut least = u32::MAX;
+            for product in &mut products {
+                let (nearest, margin) = F::product(*product, factor);
+                *product = nearest;
+                least = least.min(margin);
+            }
+            if least <= DOUBT {
+                let margins = group.map(|value| F::product(value, factor).1);
+                correct::<F>(group, &margins, &mut products, factor);
+            }
+            *group = products;
+        }
+        rest.iter_mut().for_each(|value| *value = multiply_one::<F>(*value, factor));
     }
 }
 
 #[inline(always)]
-fn multiply_each<'a, F: Scale>(values: impl Iterator<Item = &'a mut F::Raw>, factor: Factor)
-where
-    F::Raw: 'a,
-{
-    if factor.is_tiny() {
-        values.for_each(|value| *value = F::tiny_product(*value, factor));
-    } else {
-        values.for_each(|value| *value = F::product(*value, factor));
+fn multiply_one<F: Scale>(value: F::Raw, factor: Factor) -> F::Raw {
+    match F::product(value, factor) {
+        (product, margin) if margin > DOUBT && factor.fits_single() => product,
+        _ => F::exact_product(value, factor),
+    }
+}
+
+/// Computes anew what is not sure. That is rare, and in the loop it would be in the way.
+#[cold]
+#[inline(never)]
+fn correct<F: Scale>(values: &[F::Raw], margins: &[u32], products: &mut [F::Raw], factor: Factor) {
+    for ((product, &margin), &value) in products.iter_mut().zip(margins).zip(values) {
+        if margin <= DOUBT {
+            *product = F::exact_product(value, factor);
+        }
     }
 }
 
@@ -185,90 +219,125 @@ impl Factor {
         Self { double: factor, single: if factor.is_nan() { f32::NAN } else { factor as f32 } }
     }
 
-    /// Whether f32 does not hold it to the usual precision.
-    fn is_tiny(self) -> bool {
-        self.double != 0.0 && self.single.abs() < f32::MIN_POSITIVE
+    /// Whether f32 holds it to the usual precision.
+    fn fits_single(self) -> bool {
+        self.single.is_normal() || self.double == 0.0 || !self.double.is_finite()
     }
 }
 
 /// How a value of one type is multiplied.
 trait Scale: Float {
-    fn product(raw: Self::Raw, factor: Factor) -> Self::Raw;
+    /// The product with a factor that f32 holds, and a margin: more than [`DOUBT`] if it surely is
+    /// the exact one.
+    fn product(raw: Self::Raw, factor: Factor) -> (Self::Raw, u32);
 
-    /// The product with a tiny factor.
-    fn tiny_product(raw: Self::Raw, factor: Factor) -> Self::Raw;
+    /// The product with any factor.
+    fn exact_product(raw: Self::Raw, factor: Factor) -> Self::Raw;
 }
 
 impl Scale for Float64 {
     #[inline(always)]
-    fn product(raw: f64, factor: Factor) -> f64 {
-        raw * factor.double
+    fn product(raw: f64, factor: Factor) -> (f64, u32) {
+        (raw * factor.double, u32::MAX)
     }
 
     #[inline(always)]
-    fn tiny_product(raw: f64, factor: Factor) -> f64 {
+    fn exact_product(raw: f64, factor: Factor) -> f64 {
         raw * factor.double
     }
 }
 
 impl Scale for Float32 {
     #[inline(always)]
-    fn product(raw: f32, factor: Factor) -> f32 {
-        raw * factor.single
+    fn product(raw: f32, factor: Factor) -> (f32, u32) {
+        (raw * factor.single, u32::MAX)
     }
 
     #[inline(always)]
-    fn tiny_product(raw: f32, factor: Factor) -> f32 {
+    fn exact_product(raw: f32, factor: Factor) -> f32 {
         (f64::from(raw) * factor.double) as f32
     }
 }
 
 impl Scale for BFloat16 {
     #[inline(always)]
-    fn product(raw: u16, factor: Factor) -> u16 {
+    fn product(raw: u16, factor: Factor) -> (u16, u32) {
         to_bfloat16(Self::decode(raw) as f32 * factor.single)
     }
 
-    #[inline(always)]
-    fn tiny_product(raw: u16, factor: Factor) -> u16 {
-        to_bfloat16((Self::decode(raw) * factor.double) as f32)
+    fn exact_product(raw: u16, factor: Factor) -> u16 {
+        exact_product::<Self>(raw, factor.double)
     }
 }
 
 impl Scale for Float16 {
     #[inline(always)]
-    fn product(raw: u16, factor: Factor) -> u16 {
+    fn product(raw: u16, factor: Factor) -> (u16, u32) {
         to_float16(Self::decode(raw) as f32 * factor.single)
     }
 
-    #[inline(always)]
-    fn tiny_product(raw: u16, factor: Factor) -> u16 {
-        to_float16((Self::decode(raw) * factor.double) as f32)
+    fn exact_product(raw: u16, factor: Factor) -> u16 {
+        exact_product::<Self>(raw, factor.double)
     }
 }
 
-/// To the nearest, ties to even. A NaN must have nothing but zeros in the lower half.
-#[inline(always)]
-fn to_bfloat16(x: f32) -> u16 {
-    let bits = x.to_bits();
-    // Cannot wrap, but a checked addition would cost a branch.
-    (bits.wrapping_add(0x7fff_u32.wrapping_add(bits >> 16 & 1)) >> 16) as u16
+/// The exact product, rounded once to the nearest, ties to even.
+fn exact_product<F: Float<Raw = u16>>(raw: u16, factor: f64) -> u16 {
+    let sign = (raw ^ (factor.to_bits() >> 48) as u16) & 0x8000;
+    let infinity = ((F::FIELDS - 1) << F::MANTISSA_BITS) as u16;
+    let (x, factor) = (F::decode(raw).abs(), factor.abs());
+    let product = x * factor;
+    if product.is_nan() {
+        return sign | infinity | 1 << (F::MANTISSA_BITS - 1);
+    }
+    // Rounded to odd: the last bit tells whether something was lost, so that what is not halfway
+    // between two numbers does not look so.
+    let lost = x.mul_add(factor, -product);
+    let product = f64::from_bits(match product.to_bits() {
+        bits if lost > 0.0 => bits | 1,
+        bits if lost < 0.0 => (bits - 1) | 1,
+        bits => bits,
+    });
+    // In units in the last place of the result, of which f64 holds no fractions beside 2^52.
+    let exponent = exponent(product).max(1 - F::BIAS);
+    let units = product * two_to(F::MANTISSA_BITS as i32 - exponent);
+    let units = (units + two_to(52)) - two_to(52);
+    // With the highest bit of a normal number added to the field below its own.
+    let field = (exponent + F::BIAS - 1) as u64;
+    let pattern = (field << F::MANTISSA_BITS).saturating_add(units as u64);
+    sign | pattern.min(infinity.into()) as u16
 }
 
-/// To the nearest, ties to even.
+/// To the nearest, ties to even, and the margin. A NaN must have nothing but zeros in the lower half.
 #[inline(always)]
-fn to_float16(x: f32) -> u16 {
+fn to_bfloat16(x: f32) -> (u16, u32) {
+    let bits = x.to_bits();
+    // Cannot wrap, but a checked addition would cost a branch.
+    let nearest = (bits.wrapping_add(0x7fff_u32.wrapping_add(bits >> 16 & 1)) >> 16) as u16;
+    (nearest, bits.wrapping_add(0x8000 + 2) & 0xffff)
+}
+
+/// To the nearest, ties to even, and the margin.
+#[inline(always)]
+fn to_float16(x: f32) -> (u16, u32) {
     const NORMAL: u32 = (127 - 14) << 23; // 2^-14, the smallest normal number
     const TOO_LARGE: u32 = (127 + 16) << 23; // 2^16
+    const HALFWAY: u32 = (127 - 25) << 23; // 2^-25, half of the smallest subnormal number
     let magnitude = x.to_bits() & 0x7fff_ffff;
     // Beside 0.5, f32 has the resolution of the subnormal numbers.
-    let subnormal = (f32::from_bits(magnitude) + 0.5).to_bits().wrapping_sub(0.5_f32.to_bits());
+    let shifted = f32::from_bits(magnitude) + 0.5;
+    let subnormal = shifted.to_bits().wrapping_sub(0.5_f32.to_bits());
+    let lost = (f32::from_bits(magnitude) - (shifted - 0.5)).to_bits() & 0x7fff_ffff;
+    // Two units of a number below 2^-14 are 2^-37; those of what is lost are 2^-49 at most.
+    let subnormal_margin = HALFWAY.wrapping_sub(lost) >> 10;
     let rounded = magnitude.wrapping_add(0x0fff_u32.wrapping_add(magnitude >> 13 & 1));
     let normal = (rounded >> 13).wrapping_sub((127 - 15) << 10);
+    let normal_margin = magnitude.wrapping_add(0x1000 + 2) & 0x1fff;
     let special = if magnitude > 0x7f80_0000 { 0x7e00 } else { 0x7c00 };
     let half = if magnitude < NORMAL { subnormal } else { normal };
     let half = if magnitude < TOO_LARGE { half } else { special };
-    (half | x.to_bits() >> 16 & 0x8000) as u16
+    let margin = if magnitude < NORMAL { subnormal_margin } else { normal_margin };
+    ((half | x.to_bits() >> 16 & 0x8000) as u16, margin)
 }
 
 #[cfg(test)]
@@ -278,51 +347,79 @@ mod tests {
 
     use super::*;
 
-    /// The number of `F` nearest to `x`, by search through all of them; of two equally near ones
-    /// that with an even pattern.
-    fn nearest<F: Float<Raw = u16>>(x: f64) -> u16 {
-        let sign = u16::from(x.is_sign_negative()) << 15;
-        let infinity = ((F::FIELDS - 1) << F::MANTISSA_BITS) as u16;
-        let above = (0..=infinity).collect::<Vec<_>>().partition_point(|&p| F::decode(p) < x.abs());
-        let value = |pattern: u16| match pattern {
-            p if p == infinity => f64::powi(2.0, F::BIAS + 1), // what a number there would be
-            p => F::decode(p),
+    /// The number of `F` nearest to the exact product, in integers; of two equally near ones that
+    /// with an even pattern.
+    fn nearest_product<F: Float<Raw = u16>>(raw: u16, factor: f64) -> u16 {
+        let sign = (raw ^ (factor.to_bits() >> 48) as u16) & 0x8000;
+        let integer = |x: f64| {
+            let (bits, field) = (x.abs().to_bits(), (x.abs().to_bits() >> 52) as i32);
+            let mantissa = bits & ((1 << 52) - 1) | u64::from(field > 0) << 52;
+            (u128::from(mantissa), field.max(1) - 1075)
         };
-        let below = above.saturating_sub(1) as u16;
-        let above = (above as u16).min(infinity);
-        let (down, up) = (x.abs() - value(below), value(above) - x.abs());
-        let pattern =
-            if down < up || down == up && below.is_multiple_of(2) { below } else { above };
-        sign | pattern
+        let ((a, j), (b, k)) = (integer(F::decode(raw)), integer(factor));
+        let (product, unit) = (a * b, j + k);
+        let top = product.checked_ilog2().map_or(i32::MIN, |bit| unit + bit as i32);
+        let exponent = top.max(1 - F::BIAS);
+        // How many of the bits are below those of the result.
+        let below = exponent - F::MANTISSA_BITS as i32 - unit;
+        let units = if product == 0 || below > 120 {
+            0
+        } else {
+            let (floor, half) = (product >> below, 1 << (below - 1));
+            let rest = product & ((1 << below) - 1);
+            floor + u128::from(rest > half || rest == half && floor % 2 == 1)
+        };
+        let infinity = ((F::FIELDS - 1) << F::MANTISSA_BITS) as u128;
+        let field = (exponent + F::BIAS - 1) as u128;
+        sign | infinity.min((field << F::MANTISSA_BITS) + units) as u16
     }
 
     fn check_every_pattern<F: Scale + Float<Raw = u16>>(factor: f64) {
         let mut values: Vec<u16> = (0..=u16::MAX).collect();
         multiply::<F>(current_kernel(), &mut values, Factor::new(factor));
-        // Some of the patterns, since the search is slow, of every exponent.
-        for raw in (0..=u16::MAX).step_by(37) {
-            let product = F::decode(raw) as f32 * factor as f32;
-            let (got, x) = (values[usize::from(raw)], f64::from(product));
-            if x.is_nan() {
+        for (raw, &got) in (0..=u16::MAX).zip(&values) {
+            let (x, product) = (F::decode(raw), F::decode(raw) * factor);
+            if product.is_nan() {
                 assert!(F::decode(got).is_nan(), "{raw:#06x}");
-            } else if x.is_infinite() {
-                assert_eq!(F::decode(got), x);
+            } else if x.is_infinite() || factor.is_infinite() {
+                assert_eq!(F::decode(got), product);
             } else {
-                assert_eq!(got, nearest::<F>(x), "{raw:#06x} * {factor:e} is {x:e}");
+                assert_eq!(got, nearest_product::<F>(raw, factor), "{raw:#06x} * {factor:e}");
             }
         }
     }
 
     #[test]
-    fn products_of_16_bits_are_rounded_to_nearest_even() {
-        for factor in [0.3, 1.0 - 1e-7, 1.5, 0.5 + f64::from(f32::EPSILON), 1e-4, 3e4, -0.7, 0.0] {
+    fn products_of_16_bits_are_rounded_once_to_nearest_even() {
+        let factors = [0.3, 1.0 - 1e-7, 1.5, 0.5 + f64::from(f32::EPSILON), 1e-4, 3e4, -0.7, 0.0];
+        let wide = [f64::NAN, f64::INFINITY, 1e-40, 1e-300, 1e40, f64::MAX];
+        for factor in factors.into_iter().chain(wide) {
             check_every_pattern::<BFloat16>(factor);
             check_every_pattern::<Float16>(factor);
         }
-        for factor in [f64::NAN, f64::INFINITY] {
-            check_every_pattern::<BFloat16>(factor);
-            check_every_pattern::<Float16>(factor);
+    }
+
+    #[test]
+    fn a_product_next_to_halfway_goes_where_it_is_nearer() {
+        fn check<F: Scale + Float<Raw = u16>>() {
+            let one = (F::BIAS << F::MANTISSA_BITS) as u16;
+            for raw in one..one + (1 << F::MANTISSA_BITS) {
+                let x = F::decode(raw);
+                // Between 1 and the number after it, and between that and the next.
+                for halfway in
+                    [1, 3].map(|n| 1.0 + f64::from(n) * two_to(-1 - F::MANTISSA_BITS as i32))
+                {
+                    let factor = (halfway / x).to_bits();
+                    for factor in (factor - 2..=factor + 2).map(f64::from_bits) {
+                        let mut values = [raw; GROUP + 1];
+                        multiply::<F>(current_kernel(), &mut values, Factor::new(factor));
+                        assert_eq!(values, [nearest_product::<F>(raw, factor); GROUP + 1]);
+                    }
+                }
+            }
         }
+        check::<BFloat16>();
+        check::<Float16>();
     }
 
     proptest! {

@@ -28,7 +28,8 @@ def clip_grad_norm_(
     is summed in float64 with a relative error of at most 1e-12 (torch adds up float32 in float32:
     0.2 % off for the gradients of GPT-2 small), it does not overflow before float64 does, and it is
     not rounded to bfloat16 or float16. Each scaled gradient is its product with the factor
-    ``max_norm / (norm + 1e-6)``, rounded once; nothing is written where the factor is not below 1.
+    ``max_norm / (norm + 1e-6)``, rounded once; for float32 the factor is rounded too, as torch's
+    is. Nothing is written where the factor is not below 1.
 
     That holds for the 2-norm of dense gradients in host memory, of float64, float32, bfloat16 or
     float16. If one gradient is on another device, sparse, a DTensor or shares memory, or for
