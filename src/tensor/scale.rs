@@ -183,7 +183,9 @@ for_every_kernel! {
             }
             *group = products;
         }
-        rest.iter_mut().for_each(|value| *value = multiply_one::<F>(*value, factor));
+        for value in rest {
+            *value = multiply_one::<F>(*value, factor);
+        }
     }
 }
 
