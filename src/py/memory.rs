@@ -29,6 +29,9 @@ pub(super) struct Held<'py> {
     writable: bool,
 }
 
+/// Length and stride in bytes of each axis, the outermost first.
+type Axes = [(usize, isize)];
+
 /// In which order values are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
@@ -142,7 +145,7 @@ impl<'py> Held<'py> {
     }
 
     /// Where the values begin, and along which axes they lie; `None` if one after the other.
-    fn layout(&self, order: Order) -> (*mut u8, Option<Cow<'_, [(usize, isize)]>>) {
+    fn layout(&self, order: Order) -> (*mut u8, Option<Cow<'_, Axes>>) {
         let Some(axes) = &self.axes else { return (self.data, None) };
         if order == Order::Logical {
             return (self.data, Some(Cow::Borrowed(axes)));
