@@ -54,10 +54,10 @@ def test_a_negated_view_is_never_read_with_the_wrong_sign(name):
     x, fine = NEGATED[name](), torch.ones(NEGATED[name]().numel())
     assert x.is_neg()
     for level in ("norm", "full"):
-        with pytest.raises(TypeError, match="^x: expected .*egative bit"):
+        with pytest.raises(TypeError, match=r"^x: expected .*egative bit"):
             gyrostat.summarize(x, level=level)
         for others in ([fine], [np.ones(3), fine], [np.ones(3)]):
-            with pytest.raises(TypeError, match="^tensors.*egative bit"):
+            with pytest.raises(TypeError, match=r"^tensors.*egative bit"):
                 gyrostat.summarize_all([*others, x], level=level)
     with pytest.raises(TypeError, match="egative bit"):
         gyrostat.summarize(x, dtype=str(x.dtype).removeprefix("torch."))

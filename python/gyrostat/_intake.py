@@ -201,7 +201,7 @@ def is_plain_torch(cls: Any) -> bool:
 
 
 def any_negated(tensors: list[Any]) -> bool:
-    """Whether one of several PyTorch tensors is a view that turns the sign of what its memory holds."""
+    """Whether one of several PyTorch tensors turns the sign of what its memory holds."""
     return any(map(sys.modules["torch"].Tensor.is_neg, tensors))
 
 

@@ -33,9 +33,9 @@ def summarize(x: Any, *, dtype: str | None = None, level: Level = "full") -> Ten
     """The record of one tensor: counts, extremes, norms, moments, histogram of exponents.
 
     One read of memory and no copy, whatever the strides. Values are read in the order in which they
-    lie in memory, so that a tensor, its transpose and the tensor backwards give the same bits. So do
-    any number of threads, and any processor: the order of every rounded addition is fixed, and sums
-    of several chunks of 65,536 values are exact.
+    lie in memory, so that a tensor, its transpose and the tensor backwards give the same bits. So
+    do any number of threads, and any processor: the order of every rounded addition is fixed, and
+    sums of several chunks of 65,536 values are exact.
 
     Args:
         x: Any shape; float64, float32, float16, bfloat16, float8_e4m3fn or float8_e5m2. A NumPy
