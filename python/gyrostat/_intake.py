@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,10 @@ def collect(
     names: Sequence[str]
     if isinstance(tensors, list | tuple):
         names, values = _places(len(tensors)), list(tensors)
-        if any(issubclass(cls, tuple) for cls in set(map(type, values))):
+        classes = set(map(type, values))
+        if not any(issubclass(cls, tuple | NoneType) for cls in classes):
+            return names, values, ()
+        if any(issubclass(cls, tuple) for cls in classes):
             names, values = _pairs(values)
     elif hasattr(tensors, "named_parameters") and not isinstance(tensors, type):
         pairs = list(tensors.named_parameters())
@@ -43,7 +47,7 @@ def collect(
             _check_names(names)
     else:
         names, values = _pairs(_items(tensors))
-    if type(None) not in set(map(type, values)):
+    if NoneType not in set(map(type, values)):
         return names, values, ()
     kept = [(n, x) for n, x in zip(names, values, strict=True) if x is not None]
     missing = tuple(n for n, x in zip(names, values, strict=True) if x is None)

@@ -32,14 +32,15 @@ Level = Literal["norm", "moments", "full"]
 def summarize(x: Any, *, dtype: str | None = None, level: Level = "full") -> TensorStats:
     """The record of one tensor: counts, extremes, norms, moments, histogram of exponents.
 
-    One read of memory and no copy, whatever the strides; a strided tensor gives the bits that its
-    contiguous copy would give. So do any number of threads, and any processor: the order of every
-    rounded addition is fixed, and sums of several chunks of 65,536 values are exact.
+    One read of memory and no copy, whatever the strides. Values are read in the order in which they
+    lie in memory, so that a tensor, its transpose and the tensor backwards give the same bits. So
+    do any number of threads, and any processor: the order of every rounded addition is fixed, and
+    sums of several chunks of 65,536 values are exact.
 
     Args:
         x: Any shape; float64, float32, float16, bfloat16, float8_e4m3fn or float8_e5m2. A NumPy
-            array, a PyTorch tensor in host memory (also one that requires a gradient), or anything
-            that speaks DLPack.
+            array, a PyTorch tensor in host memory (also one that requires a gradient; not one with
+            the negative bit, which ``resolve_neg()`` removes), or anything that speaks DLPack.
         dtype: Name of the dtype whose bits ``x`` holds as uint8 or uint16, for NumPy without
             ``ml_dtypes``.
         level: How much the record is to tell, see :data:`Level`.

@@ -10,7 +10,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyList, PyType};
 
 use super::dlpack::ExchangeApi;
-use super::memory::{Held, are_disjoint};
+use super::memory::{Held, Order, are_disjoint};
 use crate::error::Error;
 use crate::tensor::{DType, TensorView, TensorViewMut};
 
@@ -41,11 +41,11 @@ pub(super) fn hold<'py>(
     Ok(all)
 }
 
-/// The values of tensors that are held.
+/// The values of tensors that are held, in the order of memory.
 pub(super) fn views<'a>(tensors: &'a [Held<'_>]) -> PyResult<Vec<TensorView<'a>>> {
     let mut views = Vec::with_capacity(tensors.len());
     for held in tensors {
-        views.push(held.view()?);
+        views.push(held.view(Order::Memory)?);
     }
     Ok(views)
 }

@@ -1,6 +1,8 @@
 //! Borrowed memory of a tensor, and the views of it that the kernels take.
 #![allow(unsafe_code, reason = "the memory belongs to another library")]
 
+use std::borrow::Cow;
+use std::cmp::Reverse;
 use std::ops::Range;
 use std::slice;
 
@@ -25,6 +27,18 @@ pub(super) struct Held<'py> {
     /// `None` if the values lie one after the other.
     axes: Option<Vec<(usize, isize)>>,
     writable: bool,
+}
+
+/// Length and stride in bytes of each axis, the outermost first.
+type Axes = [(usize, isize)];
+
+/// In which order values are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// As the tensor has them.
+    Logical,
+    /// As they lie in memory, which for a transposed tensor is many times faster.
+    Memory,
 }
 
 impl<'py> Held<'py> {
@@ -77,6 +91,18 @@ impl<'py> Held<'py> {
         self.axes.is_some() || self.len == 1
     }
 
+    /// Whether the values at the same places of both lie in the same order.
+    pub(super) fn lies_like(&self, other: &Self) -> bool {
+        let steps = |held: &Self| {
+            let width = width(held.dtype)? as isize;
+            let axes = held.axes.as_deref().unwrap_or_default().iter();
+            axes.map(|&(n, stride)| (stride % width == 0).then_some((n, stride / width)))
+                .collect::<Option<Vec<_>>>()
+        };
+        let steps = [self, other].map(steps);
+        steps[0].is_some() && steps[0] == steps[1]
+    }
+
     /// The addresses from the first to the last byte.
     fn extent(&self) -> Range<usize> {
         let start = self.data.addr();
@@ -98,14 +124,14 @@ impl<'py> Held<'py> {
     }
 
     /// What the kernels read.
-    pub(super) fn view(&self) -> PyResult<TensorView<'_>> {
+    pub(super) fn view(&self, order: Order) -> PyResult<TensorView<'_>> {
         Ok(match self.dtype {
-            DType::Float64 => TensorView::Float64(self.values()),
-            DType::Float32 => TensorView::Float32(self.values()),
-            DType::Float16 => TensorView::Float16(self.values()),
-            DType::BFloat16 => TensorView::BFloat16(self.values()),
-            DType::Float8E4M3 => TensorView::Float8E4M3(self.values()),
-            DType::Float8E5M2 => TensorView::Float8E5M2(self.values()),
+            DType::Float64 => TensorView::Float64(self.values(order)),
+            DType::Float32 => TensorView::Float32(self.values(order)),
+            DType::Float16 => TensorView::Float16(self.values(order)),
+            DType::BFloat16 => TensorView::BFloat16(self.values(order)),
+            DType::Float8E4M3 => TensorView::Float8E4M3(self.values(order)),
+            DType::Float8E5M2 => TensorView::Float8E5M2(self.values(order)),
             DType::Mixed => {
                 return Err(Error::type_("tensor", "values of one dtype", self.dtype).into());
             }
@@ -124,18 +150,43 @@ impl<'py> Held<'py> {
         }
     }
 
-    fn values<F: Float>(&self) -> Values<'_, F> {
+    /// Where the values begin, and along which axes they lie; `None` if one after the other.
+    fn layout(&self, order: Order) -> (*mut u8, Option<Cow<'_, Axes>>) {
+        let Some(axes) = &self.axes else { return (self.data, None) };
+        if order == Order::Logical {
+            return (self.data, Some(Cow::Borrowed(axes)));
+        }
+        let mut lowest = self.data;
+        let mut upward = axes.clone();
+        for (n, stride) in &mut upward {
+            if *stride < 0 {
+                // The last entry along the axis.
+                lowest = lowest.wrapping_offset(*stride * (*n as isize - 1));
+                *stride = -*stride;
+            }
+        }
+        // The long steps outside; what is repeated is repeated as a whole.
+        upward.sort_by_key(|&(_, stride)| (stride != 0, Reverse(stride)));
+        let merged = merge(upward.into_iter());
+        let width = width(self.dtype).unwrap_or(0) as isize;
+        let contiguous = matches!(*merged, [(_, stride)] if stride == width);
+        (lowest, (!contiguous).then_some(Cow::Owned(merged)))
+    }
+
+    fn values<F: Float>(&self, order: Order) -> Values<'_, F> {
         if self.len == 0 {
             return Values::Contiguous(&[]);
         }
-        let data = self.data.cast::<F::Raw>();
-        match &self.axes {
+        let (start, axes) = self.layout(order);
+        let data = start.cast::<F::Raw>();
+        match &axes {
             None if data.is_aligned() => {
                 // SAFETY: `new` was given this many values, and they are aligned.
                 Values::Contiguous(unsafe { slice::from_raw_parts(data, self.len) })
             }
             Some(axes) if is_aligned(data, axes) => {
-                // SAFETY: `new` was given these axes, and every value is aligned.
+                // SAFETY: `new` was given these axes, if in another order, and every value is
+                // aligned.
                 Values::Strided(unsafe { strided(data, axes).deref_into_view() })
             }
             axes => {
@@ -144,7 +195,7 @@ impl<'py> Held<'py> {
                 let mut bytes = axes.as_deref().unwrap_or(&whole).to_vec();
                 bytes.push((width, 1));
                 // SAFETY: as above; bytes are always aligned.
-                Values::Bytes(unsafe { strided(self.data, &bytes).deref_into_view() })
+                Values::Bytes(unsafe { strided(start, &bytes).deref_into_view() })
             }
         }
     }
@@ -156,8 +207,9 @@ impl<'py> Held<'py> {
         if self.len == 0 {
             return Some(ValuesMut::Contiguous(&mut []));
         }
-        let data = self.data.cast::<F::Raw>();
-        match &self.axes {
+        let (start, axes) = self.layout(Order::Memory);
+        let data = start.cast::<F::Raw>();
+        match &axes {
             None if data.is_aligned() => {
                 // SAFETY: `new` was given this many values, they are aligned and may be written;
                 // the exclusive borrow of `self` keeps other views of them away.

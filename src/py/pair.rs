@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
 use super::intake;
+use super::memory::Order;
 use crate::error::Error;
 use crate::tensor::{self, Pair, PairStats};
 
@@ -29,9 +30,10 @@ pub(super) fn compare_all<'py>(
     names: &Bound<'py, PyAny>,
 ) -> PyResult<(Bound<'py, PyDict>, Bound<'py, PyDict>)> {
     let (held_left, held_right) = (intake::hold(left, names)?, intake::hold(right, names)?);
-    let views = intake::views(&held_left)?.into_iter().zip(intake::views(&held_right)?);
     let mut pairs = Vec::with_capacity(held_left.len());
-    for (i, (left, right)) in views.enumerate() {
+    for (i, (left, right)) in held_left.iter().zip(&held_right).enumerate() {
+        let order = if left.lies_like(right) { Order::Memory } else { Order::Logical };
+        let (left, right) = (left.view(order)?, right.view(order)?);
         let lengths = [left.len(), right.len()];
         let pair = Pair::new(left, right);
         pairs.push(pair.ok_or_else(|| {

@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyDictMethods, PyList};
 
 use super::intake;
+use super::memory::Order;
 use super::state::{check_version, field, float, plain_float};
 use crate::error::Error;
 use crate::tensor::{self, ChunkRow, Counts, DType, Level, MomentStats, State, Sums};
@@ -23,7 +24,7 @@ pub(super) fn summarize(
 ) -> PyResult<TensorStats> {
     let level = level.parse()?;
     let held = intake::hold_one(x, dtype)?;
-    let view = held.view()?;
+    let view = held.view(Order::Memory)?;
     Ok(TensorStats(py.detach(|| tensor::summarize(&view, level))))
 }
 

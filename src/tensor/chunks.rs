@@ -23,6 +23,13 @@ where
     T: Sync,
     R: Send,
 {
+    if items.iter().all(|item| len(item) <= CHUNK) {
+        // Nothing to put together.
+        return parallel::map_indexed(items.len(), bytes, |i| {
+            let n = len(&items[i]);
+            (n > 0).then(|| f(&items[i], 0..n))
+        });
+    }
     let chunks: Vec<_> = items
         .iter()
         .flat_map(|item| (0..len(item)).step_by(CHUNK).map(move |start| (item, start)))

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::power::{exponent, ldexp};
+use super::power::ldexp;
 
 const BITS: i32 = 64;
 
@@ -24,16 +24,11 @@ impl Product {
     /// Times the finite number `x`.
     #[must_use]
     pub(super) fn times(mut self, x: f64) -> Self {
-        const MANTISSA_BITS: i32 = 52;
-        if x == 0.0 {
+        let (mantissa, unit) = integer_and_unit(x);
+        if mantissa == 0 {
             self.words.clear();
             return self;
         }
-        // From its bits: a subnormal number stays what it is whatever the processor was told.
-        let unit = exponent(x).max(-1022) - MANTISSA_BITS;
-        let field = x.to_bits() >> MANTISSA_BITS & 0x7ff;
-        let mantissa = x.to_bits() & ((1 << MANTISSA_BITS) - 1);
-        let mantissa = mantissa | u64::from(field > 0) << MANTISSA_BITS;
         self.negative ^= x.is_sign_negative();
         self.exponent += unit;
         self.times_integer(mantissa)
@@ -68,6 +63,16 @@ impl Product {
     }
 }
 
+/// `(m, k)` such that the magnitude of the finite number `x` is m * 2^k. From its bits: a subnormal
+/// number stays what it is whatever the processor was told.
+fn integer_and_unit(x: f64) -> (u64, i32) {
+    const MANTISSA_BITS: i32 = 52;
+    let field = x.to_bits() >> MANTISSA_BITS & 0x7ff;
+    let mantissa = x.to_bits() & ((1 << MANTISSA_BITS) - 1);
+    let mantissa = mantissa | u64::from(field > 0) << MANTISSA_BITS;
+    (mantissa, (field as i32).max(1) - 1023 - MANTISSA_BITS)
+}
+
 /// A sum of [`Product`]s, exactly.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ExactSum {
@@ -80,19 +85,32 @@ pub(super) struct ExactSum {
 impl ExactSum {
     /// Adds `product`.
     pub(super) fn add(&mut self, product: &Product) {
-        let position = product.exponent.div_euclid(BITS);
-        let shift = product.exponent.rem_euclid(BITS) as u32;
-        self.make_room(position, product.words.len() + 1);
+        self.add_words(product.negative, &product.words, product.exponent);
+    }
+
+    /// Adds the finite number `x` times 2^k.
+    pub(super) fn add_f64(&mut self, x: f64, k: i32) {
+        let (mantissa, unit) = integer_and_unit(x);
+        if mantissa > 0 {
+            self.add_words(x.is_sign_negative(), &[mantissa], unit + k);
+        }
+    }
+
+    /// Adds what the fields of a [`Product`] say.
+    fn add_words(&mut self, negative: bool, words: &[u64], exponent: i32) {
+        let position = exponent.div_euclid(BITS);
+        let shift = exponent.rem_euclid(BITS) as u32;
+        self.make_room(position, words.len() + 1);
         let start = (position - self.first) as usize;
         let shifted = |i: usize| {
-            let word = |i: usize| product.words.get(i).copied().map_or(0, u128::from);
+            let word = |i: usize| words.get(i).copied().map_or(0, u128::from);
             let below = if i == 0 { 0 } else { word(i - 1) };
             ((word(i) << BITS | below) << shift >> BITS) as u64
         };
-        let mut carry = product.negative; // -x is !x + 1
+        let mut carry = negative; // -x is !x + 1
         for (i, word) in self.words[start..].iter_mut().enumerate() {
-            let added = if i <= product.words.len() { shifted(i) } else { 0 };
-            (*word, carry) = add(*word, if product.negative { !added } else { added }, carry);
+            let added = if i <= words.len() { shifted(i) } else { 0 };
+            (*word, carry) = add(*word, if negative { !added } else { added }, carry);
         }
         self.separate_sign();
     }

@@ -26,6 +26,15 @@ impl ExponentHistogram {
         Self { first: first + start as i32, counts }
     }
 
+    /// The same, of counts that need no copy if neither end is empty.
+    pub(super) fn of(first: i32, counts: Vec<u64>) -> Self {
+        let ends = [counts.first(), counts.last()];
+        if ends.iter().all(|end| end.is_some_and(|&n| n > 0)) {
+            return Self { first, counts };
+        }
+        Self::new(first, &counts)
+    }
+
     /// The exponent of the first bin; 0 if there is none.
     pub fn first(&self) -> i32 {
         self.first

@@ -81,7 +81,6 @@ impl NotFinite {
 /// What has been read of a chunk.
 struct Tally<F: Block> {
     kernel: Kernel,
-    level: Level,
     /// The exponent of the unit of `center` and of the sums.
     unit: i32,
     center: f64,
@@ -89,13 +88,15 @@ struct Tally<F: Block> {
     min: f64,
     max: f64,
     not_finite: NotFinite,
-    /// Of exponents, the smallest subnormal number first.
+    /// Of exponents, the smallest subnormal number first; once they are needed.
     counts: Vec<u32>,
     /// None of them is before this one.
     first: usize,
     /// Of exponent fields, where they spread too wide for codes: those of every fourth value, since
     /// increments of the same counter wait for each other.
     tables: Option<Box<[Table; 4]>>,
+    /// Counts from blocks of few values.
+    few: ExponentHistogram,
     room: Room<F>,
 }
 
@@ -134,58 +135,50 @@ fn room_for<T: Clone + Default>(room: &mut Vec<T>, len: usize) -> &mut [T] {
 
 impl<F: Block> Tally<F> {
     fn record(kernel: Kernel, values: &[F::Raw], level: Level) -> TensorStats {
-        let full = level == Level::Full;
         let mut tally = Self {
             kernel,
-            level,
             unit: if F::NARROW { 0 } else { unit_of::<F>(kernel, values) },
             center: 0.0,
             lanes: Lanes::ZERO,
             min: f64::INFINITY,
             max: f64::NEG_INFINITY,
             not_finite: NotFinite::default(),
-            counts: vec![0; if full { F::EXPONENTS } else { 0 }],
+            counts: Vec::new(),
             first: F::EXPONENTS,
             tables: None,
+            few: ExponentHistogram::default(),
             room: Room::default(),
         };
-        for (i, block) in values.chunks(F::LEN).enumerate() {
-            tally.add(block, level);
-            // Sums about zero are as good as those about the mean unless the mean stands out.
-            if i == 0 && tally.stands_out(block.len() as u64) {
-                tally.sum_again(block);
-            }
+        let (head, rest) = values.split_at(values.len().min(F::LEN));
+        tally.add(head, level);
+        let mut moments = tally.moments(head.len() as u64);
+        // Sums about zero are as good as those about the mean unless the mean stands out.
+        if stands_out(&moments) && tally.sum_again(head, &moments) {
+            moments = tally.moments(head.len() as u64);
         }
-        tally.add_tables();
-        let mut moments = tally.moments(values.len() as u64);
-        if moments.is_off_center() {
-            tally.sum_again(values);
+        if !rest.is_empty() {
+            rest.chunks(F::LEN).for_each(|block| tally.add(block, level));
+            moments = tally.moments(values.len() as u64);
+        }
+        if moments.is_off_center() && tally.sum_again(values, &moments) {
             moments = tally.moments(values.len() as u64);
         }
         let histogram = tally.histogram();
-        let subnormals = tally.counts.iter().take(F::MANTISSA_BITS as usize);
         TensorStats {
             dtype: Some(F::DTYPE),
             level,
             nan_count: tally.not_finite.nan,
             posinf_count: tally.not_finite.posinf,
             neginf_count: tally.not_finite.neginf,
-            subnormal_count: subnormals.map(|&n| u64::from(n)).sum(),
+            subnormal_count: histogram.total_below(1 - F::BIAS),
             histogram,
             finite: Finite::One(moments),
         }
     }
 
-    /// Whether the mean of the first block is more than half of the standard deviation.
-    fn stands_out(&self, len: u64) -> bool {
-        let moments = self.moments(len);
-        let [d1, d2, ..] = moments.powers;
-        4.0 * d1 * d1 > moments.count as f64 * d2 - d1 * d1
-    }
-
-    /// Sums values that have been counted once more, about their mean.
-    fn sum_again(&mut self, values: &[F::Raw]) {
-        let moments = self.moments(values.len() as u64);
+    /// Sums values that have been counted once more, about the mean that their moments have;
+    /// `false` if that is what they were summed about.
+    fn sum_again(&mut self, values: &[F::Raw], moments: &Moments) -> bool {
         let mean = moments.center + moments.powers[0] / moments.count as f64;
         let center = if F::NARROW {
             // To the precision of f32, toward zero: exact in single precision too.
@@ -194,7 +187,7 @@ impl<F: Block> Tally<F> {
             mean
         };
         if center == self.center || !center.is_finite() {
-            return;
+            return false;
         }
         self.center = center;
         self.lanes = Lanes::ZERO;
@@ -203,6 +196,7 @@ impl<F: Block> Tally<F> {
             self.add(block, Level::Moments);
         }
         self.not_finite = not_finite;
+        true
     }
 
     /// Adds one block.
@@ -285,18 +279,12 @@ impl<F: Block> Tally<F> {
         let first = if normal == 0 { 0 } else { normal - 1 + F::MANTISSA_BITS as usize };
         self.first = self.first.min(first);
         if block.len() <= FEW {
-            for &raw in block {
-                let bin = match F::field(raw) {
-                    0 if F::mantissa(raw) == 0 => continue,
-                    0 => F::mantissa(raw).ilog2() as usize,
-                    field => field - 1 + F::MANTISSA_BITS as usize,
-                };
-                if let Some(count) = self.counts.get_mut(bin) {
-                    *count = count.wrapping_add(1); // a chunk is far too small for that
-                }
-            }
+            let mut few = count_few::<F>(block, first, exponent(absmax));
+            few.add(&std::mem::take(&mut self.few));
+            self.few = few;
             return;
         }
+        self.counts.resize(F::EXPONENTS, 0);
         // From the field of the largest magnitude down to that of the smallest normal one.
         let bottom = normal.max(1) as i32;
         let largest = exponent(absmax) + F::BIAS;
@@ -354,18 +342,45 @@ impl<F: Block> Tally<F> {
         }
     }
 
-    fn histogram(&self) -> ExponentHistogram {
-        if self.level < Level::Full {
-            return ExponentHistogram::default();
+    fn histogram(&mut self) -> ExponentHistogram {
+        let few = std::mem::take(&mut self.few);
+        if self.counts.is_empty() {
+            return few;
         }
+        self.add_tables();
         let absmax = greater(self.max, -self.min);
         if is_zero(absmax) || absmax < 0.0 {
             return ExponentHistogram::default();
         }
         let last = (exponent(absmax) - F::MIN_EXPONENT) as usize;
         let counts = self.counts.get(self.first..=last).unwrap_or_default();
-        ExponentHistogram::new(F::MIN_EXPONENT + self.first as i32, counts)
+        let mut all = ExponentHistogram::new(F::MIN_EXPONENT + self.first as i32, counts);
+        all.add(&few);
+        all
     }
+}
+
+/// Whether the mean is more than half of the standard deviation; the moments are about zero.
+fn stands_out(moments: &Moments) -> bool {
+    let [d1, d2, ..] = moments.powers;
+    4.0 * d1 * d1 > moments.count as f64 * d2 - d1 * d1
+}
+
+/// Counts one by one the exponents of values, which are from that of the bin `first` to `last`.
+fn count_few<F: Float>(block: &[F::Raw], first: usize, last: i32) -> ExponentHistogram {
+    let first_exponent = F::MIN_EXPONENT + first as i32;
+    let mut counts = vec![0; (last - first_exponent) as usize + 1];
+    for &raw in block {
+        let bin = match F::field(raw) {
+            0 if F::mantissa(raw) == 0 => continue,
+            0 => F::mantissa(raw).ilog2() as usize,
+            field => field - 1 + F::MANTISSA_BITS as usize,
+        };
+        if let Some(count) = counts.get_mut(bin.wrapping_sub(first)) {
+            *count = u64::wrapping_add(*count, 1); // a checked addition would cost a branch
+        }
+    }
+    ExponentHistogram::of(first_exponent, counts)
 }
 
 /// The unit of the sums of a chunk: see [`Moments::unit`].

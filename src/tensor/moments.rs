@@ -164,7 +164,9 @@ impl PowerSums {
         let [d1, d2, d3, d4] = other.powers;
         let (n, c, unit) = (other.count, other.center, other.unit);
         let add = |sum: &mut ExactSum, j: i32, x: f64, c_power: usize, times: u64| {
-            if x != 0.0 && (c_power == 0 || c != 0.0) {
+            if c_power == 0 {
+                sum.add_f64(x, j * unit); // nothing else has to be multiplied, and so allocated
+            } else if x != 0.0 && c != 0.0 {
                 let product = (0..c_power).fold(Product::of(x), |product, _| product.times(c));
                 sum.add(&product.times_integer(times).times_two_to(j * unit));
             }

@@ -81,7 +81,9 @@ impl TensorStats {
         self.subnormal_count = self.subnormal_count.saturating_add(other.subnormal_count);
         self.finite.add(&other.finite);
         self.histogram.add(&other.histogram);
-        self.lower_to(self.level.min(other.level));
+        if self.level != other.level {
+            self.lower_to(self.level.min(other.level));
+        }
     }
 
     /// Forgets what is beyond `level`.

@@ -255,6 +255,8 @@ def _check(name: str, tensor: Tensor, device: torch.device) -> None:
         expected, got = f"dtype {', '.join(_DTYPES)}", str(tensor.dtype)
     elif not _is_dense(tensor):
         expected, got = "memory without gaps or overlaps", f"strides {tensor.stride()}"
+    elif tensor.is_neg():
+        expected, got = "values as its memory has them", "a negative bit; use .resolve_neg()"
     else:
         return
     raise TypeError(f"tensors[{name!r}]: expected {expected}, got {got}")

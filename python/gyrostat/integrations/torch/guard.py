@@ -165,7 +165,8 @@ def _to_bytes(value: object) -> list[object] | None:
     """Dtype, shape and bytes of a tensor: NumPy lacks some of torch's dtypes."""
     if not isinstance(value, torch.Tensor):
         return None
-    flat = value.detach().cpu().contiguous()
+    # A view may turn the sign of its values, or conjugate them, without that being in its bytes.
+    flat = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
     return [str(flat.dtype), list(flat.shape), flat.reshape(-1).view(torch.uint8).numpy()]
 
 
