@@ -167,4 +167,4 @@ def _make(task):
             write(path, columns=columns)
     loss, grad_norm, update_rms = columns
     step = np.arange(len(loss), dtype=float)
-    return Run(recipe.name, step, loss, grad_norm), update_rms
+    return Run(recipe.name, step, loss, grad_norm, update_rms=update_rms)

@@ -43,7 +43,7 @@ def example(title, loss, alarms, *, marked=(), ticks=5):
             f'<rect x="{left:.1f}" y="{TOP}" width="{max(2, right - left):.1f}" '
             f'height="{end - TOP}" fill="{SHADE}"/>'
         )
-    for value in steps(low, high, 4):
+    for value in decades(low, high) if log else steps(low, high, 4):
         y = bottom - (value - low) / (high - low or 1) * HEIGHT
         shown = 10**value if log else value
         out.append(
@@ -79,6 +79,15 @@ def steps(low, high, count):
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 5, 10) if raw <= m * power)
     return [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def decades(low, high):
+    """Logarithms of 1, 2 and 5 times powers of ten between two, or of the powers alone."""
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    factors = (1, 2, 5) if high - low < 2 else (1,)
+    places = [power + math.log10(factor) for power in powers for factor in factors]
+    inside = [place for place in places if low <= place <= high]
+    return inside[:: 1 + len(inside) // 7]
 
 
 def path(x, y):

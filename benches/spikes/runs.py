@@ -28,6 +28,7 @@ class Run:
     loss: np.ndarray
     grad_norm: np.ndarray | None = None
     labels: tuple[Label, ...] = ()
+    update_rms: np.ndarray | None = None
 
     @property
     def tuned_on(self):
