@@ -71,7 +71,7 @@ def real(field, *, quick):
     language_models = runs.per_step_language_models(everything)
     table = tables.injected(field, language_models, cases, verdicts, faulty, healthy)
     yield table, picture, "injected"
-    yield tables.budgets(language_models), None, ""
+    yield tables.budgets(language_models, cases), None, ""
 
     failures = runs.early_failures(everything)
     picture = draw("algo_criteo_shampoo_s4t3", failures, verdicts)

@@ -7,7 +7,7 @@ import numpy as np
 
 from gyrostat._svg import thinned
 
-WIDTH, LEFT, RIGHT, TOP, HEIGHT, ROW = 860, 170, 14, 30, 200, 15
+WIDTH, LEFT, RIGHT, TOP, HEIGHT, ROW = 860, 186, 14, 30, 200, 15
 INK, GREY, SHADE, LINE, ALARM = "#1f2933", "#8793a0", "#fde2c5", "#2463a6", "#b3261e"
 POINTS = 900
 

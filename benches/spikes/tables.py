@@ -125,10 +125,7 @@ def injected(field, runs, cases, verdicts, faulty, healthy):
         without = [healthy[name][case.run.name].alarms for case in cases]
         for fault in injections.FAULTS:
             alarms = [faulty[fault][name][case.run.name].alarms for case in cases]
-            found = injections.latencies(fault, cases, alarms, without)
-            known = [latency for latency in found if latency is not None]
-            after = f" @{np.median(known):g}" if known else ""
-            row.append(f"{len(known)} of {len(found)}{after}")
+            row.append(found_at(injections.latencies(fault, cases, alarms, without)))
         return row
 
     head = ["alarms per 10k healthy steps", "batch outliers told"]
@@ -152,8 +149,8 @@ def per_10k(count, points):
     return f"{1e4 * count / points:.2f} ({low:.2f} to {high:.2f})"
 
 
-def budgets(runs):
-    """The budget that the user sets beside the alarms that come on healthy points."""
+def budgets(runs, cases):
+    """The budget that the user sets, the alarms that come on healthy points, and what is found."""
     rows = []
     for budget in BUDGETS:
         row = [f"{budget:g}"]
@@ -172,12 +169,36 @@ def budgets(runs):
         row += [f"{findings}", f"{count}", per_10k(count, points)]
         row.append(f"{1e4 * count / points / budget:.2f}")
         row += [per_10k(*half) if half[1] else "" for half in halves.values()]
-        rows.append(row)
+        rows.append(row + [found_within(budget, fault, cases) for fault in injections.FAULTS])
     head = ["budget per 10k", "findings", "alarms", "alarms per 10k", "of the budget"]
     head += ["per 10k, tuned on", "per 10k, held out"]
+    head += [fault.name for fault in injections.FAULTS]
     steps = sum(int(run.healthy.sum()) for run in runs)
     title = f"#### The budget of false alarms, {len(runs)} runs, {steps:,} healthy steps\n\n"
     return title + markdown(head, rows)
+
+
+def found_within(budget, fault, cases):
+    """How often Gyrostat finds a fault at this budget, and how late."""
+
+    def alarms(run):
+        return gyrostat.find_spikes(run.loss, step=run.step, false_alarms_per_10k=budget).tolist()
+
+    return found_at(
+        injections.latencies(
+            fault,
+            cases,
+            [alarms(case.with_fault(fault)) for case in cases],
+            [alarms(case.run) for case in cases],
+        )
+    )
+
+
+def found_at(latencies):
+    """How many, and the median of those that there are."""
+    known = [latency for latency in latencies if latency is not None]
+    after = f" @{np.median(known):g}" if known else ""
+    return f"{len(known)} of {len(latencies)}{after}"
 
 
 def early(field, runs, verdicts):
