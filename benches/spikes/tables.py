@@ -46,7 +46,11 @@ def table(field, head, figures):
 
 def labelled(field, runs, verdicts):
     """The score on the labelled runs, and that of the halves."""
-    halves = {half: sum(run.tuned_on == half for run in runs) for half in (True, False)}
+    halves = []
+    for half in (True, False):
+        part = [run for run in runs if run.tuned_on == half]
+        events = sum(label.is_event for run in part for label in run.labels)
+        halves.append(f"{len(part)} runs and {events} events")
 
     def figures(name):
         judged = [run for run in runs if run.name in verdicts[name]]
@@ -78,7 +82,7 @@ def labelled(field, runs, verdicts):
     points = sum(len(run.loss) for run in runs)
     title = (
         f"#### {len(runs)} labelled real runs, {points:,} points "
-        f"({halves[True]} runs tuned on, {halves[False]} held out)\n\n"
+        f"({halves[0]} tuned on, {halves[1]} held out)\n\n"
     )
     return title + table(field, head, figures) + speed(runs) + stopped(field, verdicts)
 
