@@ -2,15 +2,15 @@
 
 # uv from the PATH, or one of our own in .tools.
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
-# The bench group holds what only `make bench-tensors` compares with.
-RUN := $(UV) run --all-extras --all-groups --no-group bench
+# The bench groups hold what only `make bench-tensors` and `make bench-spikes` compare with.
+RUN := $(UV) run --all-extras --all-groups --no-group bench --no-group bench-spikes
 PYTHON ?= python3
 
 # BLAS threads spin while they wait: on a busy machine two are many times slower than one.
 export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-tensors clean
+.PHONY: help demo test check format bench bench-tensors bench-spikes clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
@@ -47,6 +47,9 @@ bench: $(filter .tools/%,$(UV)) ## criterion benches of the kernels
 bench-tensors: $(filter .tools/%,$(UV)) ## tensor statistics beside torch, NumPy, wandb and TensorBoard
 	cargo bench --no-default-features --locked --bench tensor
 	$(UV) run --extra torch --group bench python benches/tensors.py
+
+bench-spikes: $(filter .tools/%,$(UV)) ## the spike detector beside its peers, written into benches/README.md
+	PYTHONPATH=benches $(UV) run --extra torch --group bench-spikes python -m spikes --write
 
 clean: ## remove what was built
 	cargo clean

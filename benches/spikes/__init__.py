@@ -1,0 +1,1 @@
+"""Gyrostat's spike detector beside its peers: ``make bench-spikes``."""
