@@ -53,19 +53,18 @@ pub(super) trait Block: Float {
     /// 256: a `base` below zero is for blocks whose largest field is `base + 63`.
     fn codes(block: &[Self::Raw], base: i32, codes: &mut [u8]);
 
-    /// The numbers of NaN, of +Inf and of -Inf in one block.
-    fn count_not_finite(block: &[Self::Raw]) -> [u64; 3];
-
-    /// Copies a block with zero in the place of what is not finite. The extent is that of the finite
-    /// values; `min` and `max` are of use if there is one.
-    fn sift(block: &[Self::Raw], sifted: &mut [Self::Raw]) -> Extent;
+    /// Copies a block with zero in the place of what is not finite. Returns the extent of the finite
+    /// values, whose `min` and `max` are of use if there is one, and the numbers of NaN, of +Inf and
+    /// of -Inf.
+    fn sift(block: &[Self::Raw], sifted: &mut [Self::Raw]) -> (Extent, [u64; 3]);
 
     /// Writes the position of the highest bit of each subnormal number as a code, from 1; that of
     /// any other value is 0.
     fn subnormal_codes(block: &[Self::Raw], codes: &mut [u8]);
 
-    /// Sums values with single precision at least, in units of 2^-k where that is all.
-    fn sum(block: &[Self::Raw], center: f64, k: i32, lanes: &mut Lanes);
+    /// Sums values with single precision at least, in units of 2^-k where that is all. `WIDE` is for
+    /// blocks in which some are too small for that: see [`super::lanes::LEAST_EXPONENT`].
+    fn sum<const WIDE: bool>(block: &[Self::Raw], center: f64, k: i32, lanes: &mut Lanes);
 
     /// Adds the squares of values. Subnormal ones, which some threads read as zero, do not show in a
     /// sum as large as [`Block::LEAST_SQUARES`].
@@ -141,12 +140,19 @@ macro_rules! integer_loops {
         }
 
         #[inline(always)]
-        fn sift(block: &[Self::Raw], sifted: &mut [Self::Raw]) -> Extent {
+        fn sift(block: &[Self::Raw], sifted: &mut [Self::Raw]) -> (Extent, [u64; 3]) {
             let infinity = ((Self::FIELDS - 1) << Self::MANTISSA_BITS) as $unsigned;
+            let sign = 1 << ($unsigned::BITS - 1);
             let (mut min, mut max, mut least) = ($signed::MAX, $signed::MIN, $unsigned::MAX);
+            // No count of one block leaves the range of the type.
+            let (mut all, mut posinf, mut neginf) =
+                (0 as $unsigned, 0 as $unsigned, 0 as $unsigned);
             for (to, &raw) in sifted.iter_mut().zip(block) {
                 let bits = Self::bits(raw) as $unsigned;
-                let finite = bits & ($unsigned::MAX >> 1) < infinity;
+                let finite = bits & (sign - 1) < infinity;
+                all = all.wrapping_add($unsigned::from(!finite));
+                posinf = posinf.wrapping_add($unsigned::from(bits == infinity));
+                neginf = neginf.wrapping_add($unsigned::from(bits == infinity | sign));
                 *to = if finite { raw } else { Self::Raw::default() };
                 let key = in_order!(bits, $signed);
                 min = min.min(if finite { key } else { $signed::MAX });
@@ -154,23 +160,9 @@ macro_rules! integer_loops {
                 let bits = if finite { bits } else { 0 };
                 least = least.min((bits << 1).wrapping_sub(1));
             }
-            Extent::in_order::<Self>(i64::from(min), i64::from(max), u64::from(least / 2) + 1)
-        }
-
-        #[inline(always)]
-        fn count_not_finite(block: &[Self::Raw]) -> [u64; 3] {
-            let infinity = ((Self::FIELDS - 1) << Self::MANTISSA_BITS) as $unsigned;
-            let sign = 1 << ($unsigned::BITS - 1);
-            // No count of one block leaves the range of the type.
-            let (mut all, mut posinf, mut neginf) =
-                (0 as $unsigned, 0 as $unsigned, 0 as $unsigned);
-            for &raw in block {
-                let bits = Self::bits(raw) as $unsigned;
-                all = all.wrapping_add($unsigned::from(bits & (sign - 1) >= infinity));
-                posinf = posinf.wrapping_add($unsigned::from(bits == infinity));
-                neginf = neginf.wrapping_add($unsigned::from(bits == infinity | sign));
-            }
-            [all - posinf - neginf, posinf, neginf].map(u64::from)
+            let least = u64::from(least / 2) + 1;
+            let extent = Extent::in_order::<Self>(i64::from(min), i64::from(max), least);
+            (extent, [all - posinf - neginf, posinf, neginf].map(u64::from))
         }
 
         #[inline(always)]
@@ -216,8 +208,8 @@ impl Block for Float32 {
     }
 
     #[inline(always)]
-    fn sum(block: &[f32], center: f64, k: i32, lanes: &mut Lanes) {
-        lanes.add_f32(block, center as f32, k);
+    fn sum<const WIDE: bool>(block: &[f32], center: f64, k: i32, lanes: &mut Lanes) {
+        lanes.add_f32::<WIDE>(block, center as f32, k);
     }
 
     fn scale(exponent: i32) -> Option<i32> {
@@ -234,8 +226,8 @@ impl Block for BFloat16 {
     }
 
     #[inline(always)]
-    fn sum(block: &[u16], center: f64, k: i32, lanes: &mut Lanes) {
-        lanes.add_16_bit(block, center as f32, k, 0, unpack_brain);
+    fn sum<const WIDE: bool>(block: &[u16], center: f64, k: i32, lanes: &mut Lanes) {
+        lanes.add_16_bit::<WIDE>(block, center as f32, k, 0, unpack_brain);
     }
 
     #[inline(always)]
@@ -257,10 +249,10 @@ impl Block for Float16 {
     }
 
     #[inline(always)]
-    fn sum(block: &[u16], center: f64, k: i32, lanes: &mut Lanes) {
+    fn sum<const WIDE: bool>(block: &[u16], center: f64, k: i32, lanes: &mut Lanes) {
         // The exponent field goes where f32 has its own; what that lacks is the difference of the
         // two biases.
-        lanes.add_16_bit(block, center as f32, k, Float32::BIAS - Self::BIAS, |word| {
+        lanes.add_16_bit::<WIDE>(block, center as f32, k, Float32::BIAS - Self::BIAS, |word| {
             let low = word << 16 & 0x8000_0000 | (word & 0x7fff) << 13;
             let high = word & 0x8000_0000 | (word & 0x7fff_0000) >> 3;
             [low, high].map(f32::from_bits)
@@ -285,7 +277,7 @@ impl Block for Float64 {
     }
 
     #[inline(always)]
-    fn sum(block: &[f64], center: f64, _k: i32, lanes: &mut Lanes) {
+    fn sum<const WIDE: bool>(block: &[f64], center: f64, _k: i32, lanes: &mut Lanes) {
         lanes.add_f64(block, center);
     }
 

@@ -4,7 +4,7 @@ use super::block::{Block, Extent};
 use super::dtype::Float;
 use super::histogram::ExponentHistogram;
 use super::isa::{Kernel, for_every_kernel};
-use super::lanes::{Lanes, SquareLanes};
+use super::lanes::{LEAST_EXPONENT, Lanes, SquareLanes};
 use super::level::Level;
 use super::moments::{Finite, Moments};
 use super::power::{exponent, greater, is_zero, lesser, scale, two_to};
@@ -36,9 +36,9 @@ fn norm<F: Block>(kernel: Kernel, values: &[F::Raw]) -> TensorStats {
         lanes = SquareLanes::ZERO;
         let mut room = Room::<F>::default();
         for block in values.chunks(F::LEN) {
-            not_finite.add(&count_not_finite::<F>(kernel, block));
             let sifted = room_for(&mut room.sifted, block.len());
-            let extent = sift::<F>(kernel, block, sifted);
+            let (extent, others) = sift::<F>(kernel, block, sifted);
+            not_finite.add(&others);
             if unit == 0 && extent.least >= 1 << F::MANTISSA_BITS {
                 add_normal_squares::<F>(kernel, sifted, &mut lanes);
             } else {
@@ -206,20 +206,13 @@ impl<F: Block> Tally<F> {
             self.add_finite(block, extent, level);
             return;
         }
-        let others = count_not_finite::<F>(self.kernel, block);
-        self.not_finite.add(&others);
-        if others.total() == block.len() as u64 {
-            return;
-        }
         let mut sifted = std::mem::take(&mut self.room.sifted);
         let values = room_for(&mut sifted, block.len());
-        if self.center == 0.0 {
-            // The zeros in place of the others add nothing.
-            let extent = sift::<F>(self.kernel, block, values);
-            self.add_finite(values, extent, level);
-        } else {
-            let values = keep_finite::<F>(block, values);
-            let extent = find_extent::<F>(self.kernel, values);
+        let (extent, others) = sift::<F>(self.kernel, block, values);
+        self.not_finite.add(&others);
+        if others.total() < block.len() as u64 {
+            // About zero, the zeros in place of the others add nothing.
+            let values = if self.center == 0.0 { values } else { keep_finite::<F>(block, values) };
             self.add_finite(values, extent, level);
         }
         self.room.sifted = sifted;
@@ -229,13 +222,12 @@ impl<F: Block> Tally<F> {
     fn add_finite(&mut self, block: &[F::Raw], extent: Extent, level: Level) {
         let has_subnormals = extent.least < 1 << F::MANTISSA_BITS;
         let (kernel, unit, center) = (self.kernel, self.unit, self.center);
-        if let Some(k) = self.scale(&extent).filter(|_| !has_subnormals) {
-            sum::<F>(kernel, block, center, k, &mut self.lanes);
+        if let Some((k, wide)) = self.scale(&extent).filter(|_| !has_subnormals) {
+            let sum = if wide { sum_wide::<F> } else { sum::<F> };
+            sum(kernel, block, center, k, &mut self.lanes);
         } else {
             let decoded = room_for(&mut self.room.decoded, block.len());
-            if unit == 0 && !has_subnormals {
-                add_normal::<F>(kernel, block, center, decoded, &mut self.lanes);
-            } else if F::NARROW && extent.absmax() < two_to(1 - F::BIAS) {
+            if F::NARROW && extent.absmax() < two_to(1 - F::BIAS) {
                 add_subnormal::<F>(kernel, block, center, decoded, &mut self.lanes);
             } else {
                 add_decoded::<F>(kernel, block, unit, center, decoded, &mut self.lanes);
@@ -248,15 +240,15 @@ impl<F: Block> Tally<F> {
         }
     }
 
-    /// The scale for [`Block::sum`]; `None` if the block needs double precision throughout.
-    fn scale(&self, extent: &Extent) -> Option<i32> {
-        const LEAST: i32 = -63; // its square is a normal number of f32
+    /// The scale for [`Block::sum`], and whether the block is wide; `None` if it needs double
+    /// precision throughout.
+    fn scale(&self, extent: &Extent) -> Option<(i32, bool)> {
         if self.unit != 0 {
             return None;
         }
         let absmax = extent.absmax();
         if is_zero(absmax) && self.center == 0.0 {
-            return Some(0);
+            return Some((0, false));
         }
         let k = F::scale(exponent(absmax.max(self.center.abs())))?;
         let least = if self.center == 0.0 {
@@ -264,7 +256,7 @@ impl<F: Block> Tally<F> {
         } else {
             exponent(self.center) - 24 // no difference is smaller, unless it is zero
         };
-        (!F::NARROW || least + k >= LEAST).then_some(k)
+        Some((k, F::NARROW && least + k < LEAST_EXPONENT))
     }
 
     fn count_exponents(&mut self, block: &[F::Raw], extent: &Extent) {
@@ -443,14 +435,21 @@ for_every_kernel! {
 }
 
 for_every_kernel! {
-    fn sift<F: Block>(block: &[F::Raw], sifted: &mut [F::Raw]) -> Extent {
-        F::sift(block, sifted)
+    fn sift<F: Block>(block: &[F::Raw], sifted: &mut [F::Raw]) -> (Extent, NotFinite) {
+        let (extent, [nan, posinf, neginf]) = F::sift(block, sifted);
+        (extent, NotFinite { nan, posinf, neginf })
     }
 }
 
 for_every_kernel! {
     fn sum<F: Block>(block: &[F::Raw], center: f64, k: i32, lanes: &mut Lanes) {
-        F::sum(block, center, k, lanes);
+        F::sum::<false>(block, center, k, lanes);
+    }
+}
+
+for_every_kernel! {
+    fn sum_wide<F: Block>(block: &[F::Raw], center: f64, k: i32, lanes: &mut Lanes) {
+        F::sum::<true>(block, center, k, lanes);
     }
 }
 
@@ -460,18 +459,6 @@ for_every_kernel! {
         block: &[F::Raw], unit: i32, center: f64, decoded: &mut [f64], lanes: &mut Lanes,
     ) {
         decode::<F>(block, unit, decoded);
-        lanes.add_f64(decoded, center);
-    }
-}
-
-for_every_kernel! {
-    /// Sums normal numbers and zeros in double precision.
-    fn add_normal<F: Block>(
-        block: &[F::Raw], center: f64, decoded: &mut [f64], lanes: &mut Lanes,
-    ) {
-        for (x, &raw) in decoded.iter_mut().zip(block) {
-            *x = F::decode(raw);
-        }
         lanes.add_f64(decoded, center);
     }
 }
@@ -493,13 +480,6 @@ for_every_kernel! {
 for_every_kernel! {
     fn subnormal_codes<F: Block>(block: &[F::Raw], codes: &mut [u8]) {
         F::subnormal_codes(block, codes);
-    }
-}
-
-for_every_kernel! {
-    fn count_not_finite<F: Block>(block: &[F::Raw]) -> NotFinite {
-        let [nan, posinf, neginf] = F::count_not_finite(block);
-        NotFinite { nan, posinf, neginf }
     }
 }
 

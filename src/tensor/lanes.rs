@@ -83,9 +83,9 @@ impl Lanes {
     }
 
     /// Adds values of f32: sums that norms are made of in double precision, third and fourth powers
-    /// in single, in units of 2^-k.
+    /// in single, in units of 2^-k. For `WIDE` see [`flush`].
     #[inline(always)]
-    pub(super) fn add_f32(&mut self, values: &[f32], center: f32, k: i32) {
+    pub(super) fn add_f32<const WIDE: bool>(&mut self, values: &[f32], center: f32, k: i32) {
         let scale = two_to(k) as f32;
         let shift = center * scale;
         for (p, part) in values.chunks(PART).enumerate() {
@@ -102,11 +102,11 @@ impl Lanes {
             let (pairs, last) = groups.as_chunks::<2>();
             for (i, [a, b]) in pairs.iter().enumerate() {
                 prefetch(values, lines[1].wrapping_add(i / 2));
-                even.add(a, scale, shift);
-                odd.add(b, scale, shift);
+                even.add::<WIDE>(a, scale, shift);
+                odd.add::<WIDE>(b, scale, shift);
             }
             for group in last {
-                even.add(group, scale, shift);
+                even.add::<WIDE>(group, scale, shift);
             }
             let (d3, d4) = even.with(&odd);
             widen(&mut self.d3, d3, -3 * k);
@@ -138,11 +138,11 @@ impl Lanes {
         squares.move_to(self);
     }
 
-    /// Adds values of a 16-bit type in single precision, in units of 2^-k.
+    /// Adds values of a 16-bit type in single precision, in units of 2^-k. For `WIDE` see [`flush`].
     ///
     /// `unpack` makes of the two values in a word two of f32, smaller by `2^unit`.
     #[inline(always)]
-    pub(super) fn add_16_bit(
+    pub(super) fn add_16_bit<const WIDE: bool>(
         &mut self,
         values: &[u16],
         center: f32,
@@ -151,14 +151,14 @@ impl Lanes {
         unpack: impl Fn(u32) -> [f32; 2] + Copy,
     ) {
         if center == 0.0 {
-            self.add_pairs::<false>(values, center, k, unit, unpack);
+            self.add_pairs::<false, WIDE>(values, center, k, unit, unpack);
         } else {
-            self.add_pairs::<true>(values, center, k, unit, unpack);
+            self.add_pairs::<true, WIDE>(values, center, k, unit, unpack);
         }
     }
 
     #[inline(always)]
-    fn add_pairs<const CENTERED: bool>(
+    fn add_pairs<const CENTERED: bool, const WIDE: bool>(
         &mut self,
         values: &[u16],
         center: f32,
@@ -168,6 +168,7 @@ impl Lanes {
     ) {
         let scale = two_to(k + unit) as f32;
         let shift = center * two_to(k) as f32;
+        let least = LEAST / scale;
         for (p, part) in values.chunks(PART).enumerate() {
             let line = 32 + 24 * p;
             let (mut d1, mut d2, mut l1) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
@@ -177,9 +178,13 @@ impl Lanes {
                 prefetch(values, line.wrapping_add(i)); // three quarters of the lines and some more
                 let words = words(group);
                 for l in 0..LANES {
-                    let [a, b] = unpack(words[l]).map(|x| x * scale);
+                    let [a, b] = unpack(words[l]).map(|x| flush::<WIDE>(x, least) * scale);
                     l1[l] += a.abs() + b.abs();
-                    let [a, b] = if CENTERED { [a - shift, b - shift] } else { [a, b] };
+                    let [a, b] = if CENTERED {
+                        [a - shift, b - shift].map(|d| flush::<WIDE>(d, LEAST))
+                    } else {
+                        [a, b]
+                    };
                     d1[l] += a + b;
                     let (a2, b2) = (a * a, b * b);
                     d2[l] += a2 + b2;
@@ -197,6 +202,19 @@ impl Lanes {
             self.add_rest(rest, f64::from(center));
         }
     }
+}
+
+/// The least magnitude whose square is a normal number of f32, and its exponent.
+pub(super) const LEAST_EXPONENT: i32 = -63;
+const LEAST: f32 = two_to(LEAST_EXPONENT) as f32;
+
+/// Takes a number below `least` for zero, in a block of values so far apart that their powers leave
+/// the range of f32. Beside the largest of the block, which is about 2^20 in units of 2^-k, it does
+/// not show; and processors take long for results that are subnormal, or round them to zero if they
+/// were told so.
+#[inline(always)]
+fn flush<const WIDE: bool>(x: f32, least: f32) -> f32 {
+    if WIDE && x.abs() < least { 0.0 } else { x }
 }
 
 /// The sums that norms are made of, in double precision.
@@ -248,9 +266,11 @@ impl Cubes {
     }
 
     #[inline(always)]
-    fn add(&mut self, group: &[f32; LANES], scale: f32, shift: f32) {
+    fn add<const WIDE: bool>(&mut self, group: &[f32; LANES], scale: f32, shift: f32) {
+        let least = LEAST / scale;
         for l in 0..LANES {
-            let d = group[l].mul_add(scale, -shift);
+            let x = flush::<WIDE>(group[l], least);
+            let d = flush::<WIDE>(x.mul_add(scale, -shift), LEAST);
             let square = d * d;
             self.d3[l] = square.mul_add(d, self.d3[l]);
             self.d4[l] = square.mul_add(square, self.d4[l]);
