@@ -1,7 +1,7 @@
 //! The kernel: one chunk of values in, its record out.
 
 use super::block::{Block, Extent};
-use super::dtype::Float;
+use super::dtype::{Float, Float32};
 use super::histogram::ExponentHistogram;
 use super::isa::{Kernel, for_every_kernel};
 use super::lanes::{LEAST_EXPONENT, Lanes, SquareLanes};
@@ -117,11 +117,13 @@ struct Room<F: Block> {
     sifted: Vec<F::Raw>,
     /// In double precision.
     decoded: Vec<f64>,
+    /// As multiples of the least subnormal number.
+    integers: Vec<f32>,
 }
 
 impl<F: Block> Default for Room<F> {
     fn default() -> Self {
-        Self { codes: Vec::new(), sifted: Vec::new(), decoded: Vec::new() }
+        Self { codes: Vec::new(), sifted: Vec::new(), decoded: Vec::new(), integers: Vec::new() }
     }
 }
 
@@ -225,13 +227,14 @@ impl<F: Block> Tally<F> {
         if let Some((k, wide)) = self.scale(&extent).filter(|_| !has_subnormals) {
             let sum = if wide { sum_wide::<F> } else { sum::<F> };
             sum(kernel, block, center, k, &mut self.lanes);
+        } else if F::NARROW && center == 0.0 && extent.absmax() < two_to(1 - F::BIAS) {
+            let integers = room_for(&mut self.room.integers, block.len());
+            let mut lanes = Lanes::ZERO;
+            add_subnormal::<F>(kernel, block, integers, &mut lanes);
+            self.lanes.add_scaled(&lanes, F::MIN_EXPONENT);
         } else {
             let decoded = room_for(&mut self.room.decoded, block.len());
-            if F::NARROW && extent.absmax() < two_to(1 - F::BIAS) {
-                add_subnormal::<F>(kernel, block, center, decoded, &mut self.lanes);
-            } else {
-                add_decoded::<F>(kernel, block, unit, center, decoded, &mut self.lanes);
-            }
+            add_decoded::<F>(kernel, block, unit, center, decoded, &mut self.lanes);
         }
         self.min = lesser(self.min, extent.min);
         self.max = greater(self.max, extent.max);
@@ -464,16 +467,14 @@ for_every_kernel! {
 }
 
 for_every_kernel! {
-    /// Sums subnormal numbers and zeros in double precision.
-    fn add_subnormal<F: Block>(
-        block: &[F::Raw], center: f64, decoded: &mut [f64], lanes: &mut Lanes,
-    ) {
-        let unit = two_to(F::MIN_EXPONENT);
-        for (x, &raw) in decoded.iter_mut().zip(block) {
+    /// Sums subnormal numbers and zeros in units of the least of them.
+    fn add_subnormal<F: Block>(block: &[F::Raw], integers: &mut [f32], lanes: &mut Lanes) {
+        for (x, &raw) in integers.iter_mut().zip(block) {
             let magnitude = F::mantissa(raw) as i32;
-            *x = f64::from(if F::is_negative(raw) { -magnitude } else { magnitude }) * unit;
+            *x = (if F::is_negative(raw) { -magnitude } else { magnitude }) as f32;
         }
-        lanes.add_f64(decoded, center);
+        let largest = F::MANTISSA_BITS as i32 - 1;
+        lanes.add_f32::<false>(integers, 0.0, Float32::scale(largest).unwrap_or(0));
     }
 }
 
@@ -510,7 +511,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::tensor::dtype::{BFloat16, DType, Float16, Float32, Float64};
+    use crate::tensor::dtype::{BFloat16, DType, Float16, Float64};
     use crate::tensor::power::ldexp;
 
     fn best<F: Block>(values: &[F::Raw]) -> TensorStats {

@@ -39,6 +39,21 @@ impl Lanes {
         [self.d1, self.d2, self.d3, self.d4, self.l1].map(total)
     }
 
+    /// Adds the sums of other values, which are about zero and in units of 2^unit.
+    pub(super) fn add_scaled(&mut self, other: &Self, unit: i32) {
+        for (sums, others, power) in [
+            (&mut self.d1, &other.d1, 1),
+            (&mut self.d2, &other.d2, 2),
+            (&mut self.d3, &other.d3, 3),
+            (&mut self.d4, &other.d4, 4),
+            (&mut self.l1, &other.l1, 1),
+        ] {
+            for (sum, other) in sums.iter_mut().zip(others) {
+                *sum += other * two_to(power * unit);
+            }
+        }
+    }
+
     /// Adds finite values in double precision.
     #[inline(always)]
     pub(super) fn add_f64(&mut self, values: &[f64], center: f64) {
