@@ -2,9 +2,9 @@
 
 use super::count::OUTSIDE;
 use super::dtype::{BFloat16, Float, Float16, Float32, Float64};
-use super::isa::prefetch;
 use super::lanes::{Lanes, SquareLanes};
 use super::power::{greater, two_to};
+use super::prefetch::prefetch;
 
 /// The memory of one block. It stays in the first-level cache while it is read for its extent,
 /// its sums and its histogram.

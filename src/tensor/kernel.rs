@@ -2,13 +2,14 @@
 
 use super::block::{Block, Extent};
 use super::dtype::{Float, Float32};
-use super::histogram::ExponentHistogram;
+use super::exponents::ExponentCounts;
 use super::isa::{Kernel, for_every_kernel};
 use super::lanes::{LEAST_EXPONENT, Lanes, SquareLanes};
 use super::level::Level;
 use super::moments::{Finite, Moments};
 use super::power::{exponent, greater, is_zero, lesser, scale, two_to};
 use super::record::TensorStats;
+use super::room::room_for;
 
 /// The record of one chunk.
 pub(super) fn summarize_chunk<F: Block>(
@@ -30,11 +31,11 @@ fn norm<F: Block>(kernel: Kernel, values: &[F::Raw]) -> TensorStats {
     let mut unit = 0;
     if !(F::LEAST_SQUARES..f64::INFINITY).contains(&lanes.total()) {
         let mut not_finite = NotFinite::default();
+        let mut room = Room::<F>::default();
         if !F::NARROW {
-            unit = unit_of::<F>(kernel, values);
+            unit = unit_of::<F>(kernel, values, &mut room);
         }
         lanes = SquareLanes::ZERO;
-        let mut room = Room::<F>::default();
         for block in values.chunks(F::LEN) {
             let sifted = room_for(&mut room.sifted, block.len());
             let (extent, others) = sift::<F>(kernel, block, sifted);
@@ -88,31 +89,12 @@ struct Tally<F: Block> {
     min: f64,
     max: f64,
     not_finite: NotFinite,
-    /// Of exponents, the smallest subnormal number first; once they are needed.
-    counts: Vec<u32>,
-    /// None of them is before this one.
-    first: usize,
-    /// Of exponent fields, where they spread too wide for codes: those of every fourth value, since
-    /// increments of the same counter wait for each other.
-    tables: Option<Box<[Table; 4]>>,
-    /// Counts from blocks of few values.
-    few: ExponentHistogram,
+    exponents: ExponentCounts,
     room: Room<F>,
-}
-
-/// How often each exponent field of 8 bits occurs.
-struct Table([u32; 256]);
-
-impl Default for Table {
-    fn default() -> Self {
-        Self([0; 256])
-    }
 }
 
 /// Room for what becomes of the values of one block, once it is needed.
 struct Room<F: Block> {
-    /// Their exponents as codes.
-    codes: Vec<u8>,
     /// The finite ones.
     sifted: Vec<F::Raw>,
     /// In double precision.
@@ -123,33 +105,23 @@ struct Room<F: Block> {
 
 impl<F: Block> Default for Room<F> {
     fn default() -> Self {
-        Self { codes: Vec::new(), sifted: Vec::new(), decoded: Vec::new(), integers: Vec::new() }
+        Self { sifted: Vec::new(), decoded: Vec::new(), integers: Vec::new() }
     }
-}
-
-/// The first `len` elements, made where there are fewer.
-fn room_for<T: Clone + Default>(room: &mut Vec<T>, len: usize) -> &mut [T] {
-    if room.len() < len {
-        room.resize(len, T::default());
-    }
-    &mut room[..len]
 }
 
 impl<F: Block> Tally<F> {
     fn record(kernel: Kernel, values: &[F::Raw], level: Level) -> TensorStats {
+        let mut room = Room::default();
         let mut tally = Self {
             kernel,
-            unit: if F::NARROW { 0 } else { unit_of::<F>(kernel, values) },
+            unit: if F::NARROW { 0 } else { unit_of::<F>(kernel, values, &mut room) },
             center: 0.0,
             lanes: Lanes::ZERO,
             min: f64::INFINITY,
             max: f64::NEG_INFINITY,
             not_finite: NotFinite::default(),
-            counts: Vec::new(),
-            first: F::EXPONENTS,
-            tables: None,
-            few: ExponentHistogram::default(),
-            room: Room::default(),
+            exponents: ExponentCounts::default(),
+            room,
         };
         let (head, rest) = values.split_at(values.len().min(F::LEN));
         tally.add(head, level);
@@ -165,7 +137,7 @@ impl<F: Block> Tally<F> {
         if moments.is_off_center() && tally.sum_again(values, &moments) {
             moments = tally.moments(values.len() as u64);
         }
-        let histogram = tally.histogram();
+        let histogram = tally.exponents.histogram::<F>();
         TensorStats {
             dtype: Some(F::DTYPE),
             level,
@@ -239,7 +211,7 @@ impl<F: Block> Tally<F> {
         self.min = lesser(self.min, extent.min);
         self.max = greater(self.max, extent.max);
         if level == Level::Full {
-            self.count_exponents(block, &extent);
+            self.exponents.add::<F>(kernel, block, &extent);
         }
     }
 
@@ -262,66 +234,6 @@ impl<F: Block> Tally<F> {
         Some((k, F::NARROW && least + k < LEAST_EXPONENT))
     }
 
-    fn count_exponents(&mut self, block: &[F::Raw], extent: &Extent) {
-        const WINDOW: i32 = 63;
-        /// Up to this many values are counted one by one.
-        const FEW: usize = 256;
-        let absmax = extent.absmax();
-        if is_zero(absmax) {
-            return;
-        }
-        let normal = (extent.least >> F::MANTISSA_BITS) as usize;
-        let first = if normal == 0 { 0 } else { normal - 1 + F::MANTISSA_BITS as usize };
-        self.first = self.first.min(first);
-        if block.len() <= FEW {
-            let mut few = count_few::<F>(block, first, exponent(absmax));
-            few.add(&std::mem::take(&mut self.few));
-            self.few = few;
-            return;
-        }
-        self.counts.resize(F::EXPONENTS, 0);
-        // From the field of the largest magnitude down to that of the smallest normal one.
-        let bottom = normal.max(1) as i32;
-        let largest = exponent(absmax) + F::BIAS;
-        let codes = room_for(&mut self.room.codes, block.len());
-        if largest - bottom >= WINDOW && F::FIELDS <= 256 {
-            count_in_tables::<F>(block, self.tables.get_or_insert_default());
-        } else {
-            let mut counts = [0; WINDOW as usize];
-            let mut top = largest;
-            while top >= bottom {
-                let base = if top == largest { top - WINDOW } else { (top - WINDOW).max(0) };
-                let n = (top - base.max(0)).min(top - bottom + 1) as usize;
-                let counts = &mut counts[..n];
-                counts.fill(0);
-                self.kernel.count_fields::<F>(block, base, (top - base) as u8, counts, codes);
-                let end = top as usize + F::MANTISSA_BITS as usize;
-                for (bin, &mut count) in self.counts[end - n..end].iter_mut().rev().zip(counts) {
-                    *bin = bin.wrapping_add(count); // a chunk is far too small for that
-                }
-                top -= n as i32;
-            }
-        }
-        if extent.least < 1 << F::MANTISSA_BITS {
-            let bins = &mut self.counts[..F::MANTISSA_BITS as usize];
-            subnormal_codes::<F>(self.kernel, block, codes);
-            bins.reverse(); // the largest code first
-            self.kernel.count_codes(codes, F::MANTISSA_BITS as u8, bins);
-            bins.reverse();
-        }
-    }
-
-    /// Adds what the tables have counted. The first field and the last are no exponent of a normal
-    /// number.
-    fn add_tables(&mut self) {
-        for table in self.tables.take().into_iter().flat_map(|tables| *tables) {
-            let normal = self.counts.iter_mut().skip(F::MANTISSA_BITS as usize);
-            for (bin, count) in normal.zip(&table.0[1..F::FIELDS - 1]) {
-                *bin = bin.wrapping_add(*count); // a chunk is far too small for that
-            }
-        }
-    }
-
     /// The moments of the first `len` values, which are those that have been added.
     fn moments(&self, len: u64) -> Moments {
         let [d1, d2, d3, d4, l1] = self.lanes.totals();
@@ -336,23 +248,6 @@ impl<F: Block> Tally<F> {
             l1,
         }
     }
-
-    fn histogram(&mut self) -> ExponentHistogram {
-        let few = std::mem::take(&mut self.few);
-        if self.counts.is_empty() {
-            return few;
-        }
-        self.add_tables();
-        let absmax = greater(self.max, -self.min);
-        if is_zero(absmax) || absmax < 0.0 {
-            return ExponentHistogram::default();
-        }
-        let last = (exponent(absmax) - F::MIN_EXPONENT) as usize;
-        let counts = self.counts.get(self.first..=last).unwrap_or_default();
-        let mut all = ExponentHistogram::new(F::MIN_EXPONENT + self.first as i32, counts);
-        all.add(&few);
-        all
-    }
 }
 
 /// Whether the mean is more than half of the standard deviation; the moments are about zero.
@@ -361,54 +256,22 @@ fn stands_out(moments: &Moments) -> bool {
     4.0 * d1 * d1 > moments.count as f64 * d2 - d1 * d1
 }
 
-/// Counts one by one the exponents of values, which are from that of the bin `first` to `last`.
-fn count_few<F: Float>(block: &[F::Raw], first: usize, last: i32) -> ExponentHistogram {
-    let first_exponent = F::MIN_EXPONENT + first as i32;
-    let mut counts = vec![0; (last - first_exponent) as usize + 1];
-    for &raw in block {
-        let bin = match F::field(raw) {
-            0 if F::mantissa(raw) == 0 => continue,
-            0 => F::mantissa(raw).ilog2() as usize,
-            field => field - 1 + F::MANTISSA_BITS as usize,
-        };
-        if let Some(count) = counts.get_mut(bin.wrapping_sub(first)) {
-            *count = u64::wrapping_add(*count, 1); // a checked addition would cost a branch
-        }
-    }
-    ExponentHistogram::of(first_exponent, counts)
-}
-
 /// The unit of the sums of a chunk: see [`Moments::unit`].
-fn unit_of<F: Block>(kernel: Kernel, values: &[F::Raw]) -> i32 {
+fn unit_of<F: Block>(kernel: Kernel, values: &[F::Raw], room: &mut Room<F>) -> i32 {
     let mut absmax = 0.0;
     for block in values.chunks(F::LEN) {
-        let extent = find_extent::<F>(kernel, block);
-        if extent.finite && extent.least >= 1 << F::MANTISSA_BITS {
-            absmax = greater(absmax, extent.absmax());
-        } else {
-            let finite = block.iter().filter(|&&raw| F::field(raw) < F::FIELDS - 1);
-            let magnitude = |&raw: &F::Raw| F::bits(raw) & ((1 << (u64::BITS - 1)) - 1);
-            absmax = greater(absmax, F::magnitude(finite.map(magnitude).max().unwrap_or(0)));
+        let mut extent = find_extent::<F>(kernel, block);
+        if !extent.finite {
+            let (finite, others) =
+                sift::<F>(kernel, block, room_for(&mut room.sifted, block.len()));
+            if others.total() == block.len() as u64 {
+                continue;
+            }
+            extent = finite;
         }
+        absmax = greater(absmax, extent.absmax());
     }
     scale(absmax)
-}
-
-/// Counts exponent fields, those of every fourth value in one table.
-fn count_in_tables<F: Float>(block: &[F::Raw], tables: &mut [Table; 4]) {
-    let count = |table: &mut Table, raw: F::Raw| {
-        let count = &mut table.0[usize::from(F::field(raw) as u8)];
-        *count = count.wrapping_add(1); // a chunk is far too small for that
-    };
-    let (groups, rest) = block.as_chunks::<4>();
-    for group in groups {
-        for (table, &raw) in tables.iter_mut().zip(group) {
-            count(table, raw);
-        }
-    }
-    for &raw in rest {
-        count(&mut tables[0], raw);
-    }
 }
 
 /// The finite values of a block, copied to `finite`.
@@ -479,12 +342,6 @@ for_every_kernel! {
 }
 
 for_every_kernel! {
-    fn subnormal_codes<F: Block>(block: &[F::Raw], codes: &mut [u8]) {
-        F::subnormal_codes(block, codes);
-    }
-}
-
-for_every_kernel! {
     fn add_squares<F: Block>(values: &[F::Raw], lanes: &mut SquareLanes) {
         F::add_squares(values, lanes);
     }
@@ -511,6 +368,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::tensor::ExponentHistogram;
     use crate::tensor::dtype::{BFloat16, DType, Float16, Float64};
     use crate::tensor::power::ldexp;
 

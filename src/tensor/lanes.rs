@@ -5,8 +5,8 @@
 
 use std::hint::black_box;
 
-use super::isa::prefetch;
 use super::power::two_to;
+use super::prefetch::prefetch;
 
 /// The number of sums side by side.
 const LANES: usize = 16;

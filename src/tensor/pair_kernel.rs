@@ -9,9 +9,10 @@ use std::ops::Range;
 
 use super::dtype::Float;
 use super::exact::{ExactSum, Product};
-use super::isa::{Kernel, for_every_kernel, prefetch};
+use super::isa::{Kernel, for_every_kernel};
 use super::pair::PairStats;
 use super::power::{ldexp, scale};
+use super::prefetch::prefetch;
 use super::view::{TensorView, with_values};
 
 /// The number of places whose values are in the first-level cache at once, as f64.
