@@ -18,7 +18,7 @@ const PAUSE: usize = 100;
 /// Shares of the budget that go to small and to large blocks.
 const SHARES: [f64; 2] = [0.125, 0.2];
 /// The means of blocks are nearly normal: their tail is short.
-const PRIOR: Prior = Prior { start: 1.0, rate: 0.006, mean_excess: 0.45 };
+const PRIOR: Prior = Prior { start: 1.0, rate: 0.006, mean_excess: 0.5 };
 
 /// Two baselines over means of 8 and of 32 points.
 ///
@@ -106,13 +106,13 @@ impl Drift {
         }
         let calm = self.calm >= PAUSE;
         let small = mean(&mut self.points);
-        let mut risen = judge(&mut self.scales[0], small, p * SMALL as f64 * SHARES[0], floor, least, calm);
+        let mut risen = judge(&mut self.scales[0], (small, value), p * SMALL as f64 * SHARES[0], floor, least, calm);
         let mut points = SMALL;
         self.blocks.push(small);
         if self.blocks.len() == LARGE {
             let large = mean(&mut self.blocks);
             let p = p * (SMALL * LARGE) as f64 * SHARES[1];
-            let slower = judge(&mut self.scales[1], large, p, floor, least, calm);
+            let slower = judge(&mut self.scales[1], (large, value), p, floor, least, calm);
             if slower.is_some() {
                 (risen, points) = (slower, SMALL * LARGE);
             }
@@ -147,10 +147,11 @@ impl Drift {
     }
 }
 
-/// Level, limit and score of a block mean that stands too high; any other is learnt.
+/// Level, limit and score of a block mean that stands too high, if its newest point still does;
+/// any other is learnt.
 fn judge(
     baseline: &mut Baseline,
-    mean: f64,
+    (mean, newest): (f64, f64),
     p: f64,
     floor: f64,
     least: f64,
@@ -166,7 +167,7 @@ fn judge(
         let scale = baseline.scale(floor / 4.0);
         let score = Baseline::score(rise, scale);
         let limit = baseline.scores.tail.quantile(p);
-        if calm && score > limit && rise > least {
+        if calm && score > limit && rise > least && newest - level > rise / 2.0 {
             return Some((level, limit * scale, score / limit));
         }
         baseline.scores.remember(score, limit);

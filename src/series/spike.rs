@@ -305,10 +305,10 @@ impl SpikeDetector {
         let joint = second.map(|second| score.min(CONFIRMING * second));
         let confirmed = second.is_some_and(|second| second > QUIET);
 
-        // What is not above the noise exceeds no threshold, so none is computed for it.
+        // What is below the start of a tail exceeds no quantile of it, so none is computed.
         let (mut single_limit, mut pair_limit) = (f64::INFINITY, f64::INFINITY);
         let mut found = None;
-        if score > QUIET {
+        if score > SINGLE.start || pair > PAIR.start {
             single_limit = self.loss.scores.tail.quantile(p * share);
             pair_limit = self.pair.tail.quantile(p * SHARE_PAIR).min(single_limit);
             if rise > if self.linear { 0.0 } else { LEAST } {

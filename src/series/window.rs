@@ -1,11 +1,10 @@
 //! Medians and quantiles of the last values of a series, kept up to date value by value.
 
-use std::collections::VecDeque;
-
 /// The last `N` values, oldest first, and the same in ascending order.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Recent<const N: usize> {
     ring: [f64; N],
+    /// What is not filled yet is infinite.
     sorted: [f64; N],
     /// Where the oldest value stands once the ring is full.
     oldest: usize,
@@ -14,7 +13,7 @@ pub(super) struct Recent<const N: usize> {
 
 impl<const N: usize> Default for Recent<N> {
     fn default() -> Self {
-        Self { ring: [0.0; N], sorted: [0.0; N], oldest: 0, len: 0 }
+        Self { ring: [0.0; N], sorted: [f64::INFINITY; N], oldest: 0, len: 0 }
     }
 }
 
@@ -27,42 +26,40 @@ impl<const N: usize> Recent<N> {
         *self = Self::default();
     }
 
-    /// Takes in a number that is not NaN, and forgets the oldest if there are `N`.
+    /// Takes in a finite value, and forgets the oldest if there are `N`.
     #[inline]
     pub(super) fn push(&mut self, value: f64) {
-        let mut last = self.len;
         if self.len == N {
             let old = std::mem::replace(&mut self.ring[self.oldest], value);
             self.oldest = if self.oldest + 1 == N { 0 } else { self.oldest + 1 };
-            last = self.place(old);
+            for i in 0..N - 1 {
+                let (here, next) = (self.sorted[i], self.sorted[i + 1]);
+                self.sorted[i] = if here < old { here } else { next };
+            }
         } else {
             self.ring[self.len] = value;
             self.len += 1;
         }
-        // The free place moves to where the new value belongs.
-        while last > 0 && self.sorted[last - 1] > value {
-            self.sorted[last] = self.sorted[last - 1];
-            last -= 1;
+        // Each place holds the middle one of the value and its two neighbours-to-be. Without
+        // a branch: where the value belongs is anyone's guess.
+        let mut below = f64::NEG_INFINITY;
+        for i in 0..N - 1 {
+            let here = self.sorted[i];
+            let lower = if value < here { value } else { here };
+            self.sorted[i] = if lower > below { lower } else { below };
+            below = here;
         }
-        while last + 1 < self.len && self.sorted[last + 1] < value {
-            self.sorted[last] = self.sorted[last + 1];
-            last += 1;
-        }
-        self.sorted[last] = value;
+        self.sorted[N - 1] = if value > below { value } else { below };
     }
 
-    fn place(&self, value: f64) -> usize {
-        self.sorted[..self.len].iter().map(|&v| usize::from(v < value)).sum()
-    }
-
-    /// The median; of no value, zero.
+    /// The median; of no value, infinite.
     #[inline]
     pub(super) fn median(&self) -> f64 {
         let n = self.len.max(1);
         f64::midpoint(self.sorted[(n - 1) / 2], self.sorted[n / 2])
     }
 
-    /// The lowest and the highest value; of no value, zero.
+    /// The lowest and the highest value; of no value, infinite.
     #[inline]
     pub(super) fn range(&self) -> (f64, f64) {
         (self.sorted[0], self.sorted[self.len.max(1) - 1])
@@ -104,16 +101,21 @@ fn middle_of(bin: usize) -> f64 {
 /// A quantile of the last values, in logarithmic bins.
 ///
 /// The bin of the quantile and the number of values above it are kept and put right after each
-/// value, as in the running median of Huang, Yang and Tang (1979): a step or two, and never more
-/// than the number of bins. Where the bin stands depends on the values alone and not on the way
-/// there.
+/// value, as in the running median of Huang, Yang and Tang (1979); a bit for each bin that holds
+/// something leads from one to the next. Where the quantile stands depends on the values alone
+/// and not on the way there.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Quantile {
     capacity: usize,
     /// Share of the values above the quantile.
     upper: f64,
-    bins: VecDeque<u16>,
+    /// The bins of the values; once full, the oldest stands at `oldest`.
+    ring: Vec<u16>,
+    oldest: usize,
+    /// Values that are to stand above the quantile.
+    wanted: usize,
     counts: Vec<u8>,
+    filled: [u64; BINS / 64],
     cursor: usize,
     above: usize,
 }
@@ -124,46 +126,74 @@ impl Quantile {
         Self {
             capacity: usize::from(capacity),
             upper,
-            bins: VecDeque::with_capacity(usize::from(capacity)),
+            ring: Vec::with_capacity(usize::from(capacity)),
+            oldest: 0,
+            wanted: 0,
             counts: vec![0; BINS],
+            filled: [0; BINS / 64],
             cursor: 0,
             above: 0,
         }
     }
 
     pub(super) fn clear(&mut self) {
-        self.bins.clear();
-        self.counts.fill(0);
-        self.cursor = 0;
-        self.above = 0;
+        *self = Self::new(self.capacity as u8, self.upper);
     }
 
+    /// The bins of the values, oldest first.
     pub(super) fn bins(&self) -> impl Iterator<Item = u16> + '_ {
-        self.bins.iter().copied()
+        self.ring[self.oldest..].iter().chain(&self.ring[..self.oldest]).copied()
     }
 
     /// Takes in a bin, and forgets the oldest if the window is full.
     #[inline]
     pub(super) fn push(&mut self, bin: u16) {
-        let bin = bin.min(BINS as u16 - 1);
-        if self.bins.len() == self.capacity
-            && let Some(oldest) = self.bins.pop_front()
-        {
-            self.counts[usize::from(oldest)] -= 1;
-            self.above -= usize::from(usize::from(oldest) > self.cursor);
+        let bin = usize::from(bin).min(BINS - 1);
+        if self.ring.len() == self.capacity {
+            let old = usize::from(std::mem::replace(&mut self.ring[self.oldest], bin as u16));
+            self.oldest = if self.oldest + 1 == self.capacity { 0 } else { self.oldest + 1 };
+            self.counts[old] -= 1;
+            self.filled[old / 64] &= !(u64::from(self.counts[old] == 0) << (old % 64));
+            self.above -= usize::from(old > self.cursor);
+        } else {
+            self.ring.push(bin as u16);
+            self.wanted = (self.ring.len() as f64 * self.upper) as usize;
         }
-        self.bins.push_back(bin);
-        self.counts[usize::from(bin)] += 1;
-        self.above += usize::from(usize::from(bin) > self.cursor);
-        let wanted = (self.bins.len() as f64 * self.upper) as usize;
-        while self.above > wanted {
-            self.cursor += 1;
+        self.counts[bin] += 1;
+        self.filled[bin / 64] |= 1 << (bin % 64);
+        self.above += usize::from(bin > self.cursor);
+        while self.above > self.wanted {
+            self.cursor = self.next_filled(self.cursor);
             self.above -= usize::from(self.counts[self.cursor]);
         }
-        while self.above + usize::from(self.counts[self.cursor]) <= wanted && self.cursor > 0 {
+        while self.above + usize::from(self.counts[self.cursor]) <= self.wanted {
             self.above += usize::from(self.counts[self.cursor]);
-            self.cursor -= 1;
+            self.cursor = self.last_filled(self.cursor);
         }
+    }
+
+    /// The next bin above that holds something; there is one while values stand above.
+    #[inline]
+    fn next_filled(&self, bin: usize) -> usize {
+        let mut word = bin / 64;
+        let mut bits = self.filled[word] & (!1 << (bin % 64));
+        while bits == 0 && word + 1 < self.filled.len() {
+            word += 1;
+            bits = self.filled[word];
+        }
+        (word * 64 + bits.trailing_zeros() as usize).min(BINS - 1)
+    }
+
+    /// The next bin below that holds something; there is one while too few values stand above.
+    #[inline]
+    fn last_filled(&self, bin: usize) -> usize {
+        let mut word = bin / 64;
+        let mut bits = self.filled[word] & !(!0 << (bin % 64));
+        while bits == 0 && word > 0 {
+            word -= 1;
+            bits = self.filled[word];
+        }
+        word * 64 + bits.checked_ilog2().unwrap_or(0) as usize
     }
 
     /// The quantile, to the width of its bin; of no value, zero.
