@@ -188,8 +188,10 @@ impl Baseline {
             (&mut restored.residuals, &state.residuals),
             (&mut restored.differences, &state.differences),
         ] {
-            for &bin in bins {
-                windows.iter_mut().for_each(|window| window.push(bin));
+            for window in windows {
+                for &bin in bins {
+                    window.push(bin);
+                }
             }
         }
         Ok(restored)

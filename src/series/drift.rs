@@ -50,10 +50,10 @@ pub struct DriftState {
 /// A block that stands too high.
 pub(super) struct Risen {
     pub(super) level: f64,
+    /// The rise that is too much.
     pub(super) limit: f64,
+    /// Rise over limit.
     pub(super) score: f64,
-    /// Points that the block stands for.
-    pub(super) points: usize,
 }
 
 impl Default for Drift {
@@ -105,22 +105,21 @@ impl Drift {
             return None;
         }
         let calm = self.calm >= PAUSE;
+        let [fine, coarse] = &mut self.scales;
         let small = mean(&mut self.points);
-        let mut risen = judge(&mut self.scales[0], (small, value), p * SMALL as f64 * SHARES[0], floor, least, calm);
-        let mut points = SMALL;
+        let by_block = p * SMALL as f64;
+        let mut risen = judge(fine, (small, value), by_block * SHARES[0], floor, least, calm);
         self.blocks.push(small);
         if self.blocks.len() == LARGE {
             let large = mean(&mut self.blocks);
-            let p = p * (SMALL * LARGE) as f64 * SHARES[1];
-            let slower = judge(&mut self.scales[1], (large, value), p, floor, least, calm);
-            if slower.is_some() {
-                (risen, points) = (slower, SMALL * LARGE);
-            }
+            let p = by_block * LARGE as f64 * SHARES[1];
+            risen = judge(coarse, (large, value), p, floor, least, calm).or(risen);
         }
-        let (level, limit, score) = risen?;
-        self.start_over();
-        self.calm = 0;
-        Some(Risen { level, limit, score, points })
+        if risen.is_some() {
+            self.start_over();
+            self.calm = 0;
+        }
+        risen
     }
 
     pub(super) fn state(&self) -> DriftState {
@@ -147,8 +146,7 @@ impl Drift {
     }
 }
 
-/// Level, limit and score of a block mean that stands too high, if its newest point still does;
-/// any other is learnt.
+/// Tells a block mean that stands too high, if its newest point still does; learns from any other.
 fn judge(
     baseline: &mut Baseline,
     (mean, newest): (f64, f64),
@@ -156,7 +154,7 @@ fn judge(
     floor: f64,
     least: f64,
     calm: bool,
-) -> Option<(f64, f64, f64)> {
+) -> Option<Risen> {
     let Some(level) = baseline.level() else {
         baseline.learn(mean, None);
         return None;
@@ -168,7 +166,7 @@ fn judge(
         let score = Baseline::score(rise, scale);
         let limit = baseline.scores.tail.quantile(p);
         if calm && score > limit && rise > least && newest - level > rise / 2.0 {
-            return Some((level, limit * scale, score / limit));
+            return Some(Risen { level, limit: limit * scale, score: score / limit });
         }
         baseline.scores.remember(score, limit);
     }

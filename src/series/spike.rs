@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::baseline::{Baseline, BaselineState, SLOW};
-use super::drift::{Drift, DriftState};
+use super::drift::{Drift, DriftState, Risen};
 use super::event::{Event, Kind, Sign};
 use super::pace::{GAPS, Pace};
 use super::tail::{Prior, QUIET, Scores, ScoresState};
@@ -76,6 +76,13 @@ pub struct Verdict {
     pub score: f64,
     /// Alarms in a row, this one included.
     pub duration: usize,
+}
+
+impl Verdict {
+    fn new(sign: &Sign, threshold: f64, duration: usize) -> Self {
+        let Sign { kind, expected, score, .. } = *sign;
+        Self { kind, expected, threshold, score, duration }
+    }
 }
 
 /// Everything that a [`SpikeDetector`] remembers, to be saved and restored.
@@ -281,8 +288,15 @@ impl SpikeDetector {
         let limit = high - level + least.max(EARLY_RANGES * (high - low));
         let rise = value - level;
         if rise > limit {
-            let score = rise / limit;
-            return Some(self.alarm(Kind::Spike, loss, value, level, limit, score, position, false));
+            let sign = Sign {
+                kind: Kind::Spike,
+                position,
+                loss,
+                expected: self.in_loss_units(level),
+                score: rise / limit,
+                confirmed: false,
+            };
+            return Some(self.alarm(sign, value, level + limit));
         }
         self.alarms.clear();
         self.loss.learn(value, Some(rise).filter(|r| r.is_finite()));
@@ -293,147 +307,129 @@ impl SpikeDetector {
     fn judge(&mut self, point: Point) -> Option<Verdict> {
         let Point { loss, value, level, rise, position, grad_norm, update_rms } = point;
         let p = self.false_alarms_per_10k / 10_000.0;
-        let floor = self.floor();
-        let scale = self.loss.scale(floor);
+        let scale = self.loss.scale(self.floor());
         let score = Baseline::score(rise, scale);
         let second = match (grad_norm.score, update_rms.score) {
             (Some(a), Some(b)) => Some(a.max(b)),
             (a, b) => a.or(b),
         };
         let share = if second.is_some() { SHARE_SINGLE_OF_TWO } else { SHARE_SINGLE };
-        let pair = score.min(self.loss.scores.newest());
-        let joint = second.map(|second| score.min(CONFIRMING * second));
-        let confirmed = second.is_some_and(|second| second > QUIET);
-
-        // What is below the start of a tail exceeds no quantile of it, so none is computed.
-        let (mut single_limit, mut pair_limit) = (f64::INFINITY, f64::INFINITY);
+        let mut scored = Scored {
+            score,
+            pair: score.min(self.loss.scores.newest()),
+            joint: second.map(|second| score.min(CONFIRMING * second)),
+            single_limit: f64::INFINITY,
+            pair_limit: f64::INFINITY,
+        };
         let mut found = None;
-        if score > SINGLE.start || pair > PAIR.start {
-            single_limit = self.loss.scores.tail.quantile(p * share);
-            pair_limit = self.pair.tail.quantile(p * SHARE_PAIR).min(single_limit);
+        // What is below the start of a tail exceeds no quantile of it, so none is computed.
+        if score > SINGLE.start || scored.pair > PAIR.start {
+            scored.single_limit = self.loss.scores.tail.quantile(p * share);
+            scored.pair_limit = self.pair.tail.quantile(p * SHARE_PAIR).min(scored.single_limit);
             if rise > if self.linear { 0.0 } else { LEAST } {
-                found = self.exceeds(score, pair, joint, single_limit, pair_limit, p);
-                if found.is_none() {
-                    let often = (HARD_BATCHES * p).min(MOST_HARD_BATCHES);
-                    let limit = self.loss.scores.tail.quantile(often * share);
-                    found = (score > limit).then_some((Kind::HardBatch, limit));
-                }
+                found = self.exceeds(&scored, p, share);
             }
         }
-        if let Some(joint) = joint {
+        if let Some(joint) = scored.joint {
             self.joint.remember(joint, JOINT_MOST);
         }
-        let alarm = found.is_some_and(|(kind, _)| kind.is_alarm());
-        if !alarm {
-            self.grad_norm.learn(grad_norm);
-            self.update_rms.learn(update_rms);
+        let mut sign = Sign {
+            kind: Kind::Spike,
+            position,
+            loss,
+            // An exponential is not taken where nobody asks for it.
+            expected: if found.is_some() { self.in_loss_units(level) } else { f64::NAN },
+            score: 0.0,
+            confirmed: second.is_some_and(|second| second > QUIET),
+        };
+        if let Some((kind, score, limit)) = found {
+            (sign.kind, sign.score) = (kind, score / limit);
+            if kind.is_alarm() {
+                self.remember(&scored);
+                return Some(self.alarm(sign, value, level + limit * scale));
+            }
         }
-        if let Some((kind, limit)) = found.filter(|_| alarm) {
-            self.remember(score, pair, single_limit, pair_limit);
-            let ratio = score / limit;
-            return Some(self.alarm(kind, loss, value, level, limit * scale, ratio, position, confirmed));
-        }
+        self.grad_norm.learn(grad_norm);
+        self.update_rms.learn(update_rms);
         self.alarms.clear();
-        let risen = self.learn(point, score, pair, scale, single_limit, pair_limit, share);
-        if let Some((level, limit, score)) = risen {
-            let sign = Sign { kind: Kind::Divergence, position, loss, expected: self.in_loss_units(level), score, confirmed };
+        if let Some(risen) = self.learn(point, &scored, scale, share) {
+            sign.kind = Kind::Divergence;
+            sign.expected = self.in_loss_units(risen.level);
+            sign.score = risen.score;
+            let threshold = self.in_loss_units(risen.level + risen.limit);
             self.sign(&sign);
             self.end_event();
-            return Some(Verdict {
-                kind: Kind::Divergence,
-                expected: sign.expected,
-                threshold: self.in_loss_units(level + limit),
-                score,
-                duration: 1,
-            });
+            return Some(Verdict::new(&sign, threshold, 1));
         }
-        if let Some((kind, limit)) = found {
-            let verdict = Verdict {
-                kind,
-                expected: self.in_loss_units(level),
-                threshold: self.in_loss_units(level + limit * scale),
-                score: score / limit,
-                duration: 1,
-            };
-            let score = score / single_limit;
-            self.sign(&Sign { kind, position, loss, expected: verdict.expected, score, confirmed });
+        if let Some((.., limit)) = found {
+            let verdict = Verdict::new(&sign, self.in_loss_units(level + limit * scale), 1);
+            sign.score = score / scored.single_limit;
+            self.sign(&sign);
             return Some(verdict);
         }
         if let Some(verdict) = self.judge_gradient(grad_norm, p) {
-            let expected = self.in_loss_units(level);
-            self.sign(&Sign { kind: verdict.kind, position, loss, expected, score: 0.0, confirmed: true });
+            sign.kind = verdict.kind;
+            sign.expected = self.in_loss_units(level);
+            self.sign(&sign);
             return Some(verdict);
         }
         self.pass(position, score >= QUIET)
     }
 
-    /// The alarm of a point, and the score that it exceeds.
-    fn exceeds(
-        &self,
-        score: f64,
-        pair: f64,
-        joint: Option<f64>,
-        single_limit: f64,
-        pair_limit: f64,
-        p: f64,
-    ) -> Option<(Kind, f64)> {
+    /// What a point is, with the score that says so and its limit.
+    fn exceeds(&self, scored: &Scored, p: f64, share: f64) -> Option<(Kind, f64, f64)> {
+        let Scored { score, pair, joint, single_limit, pair_limit } = *scored;
         if score > single_limit {
-            return Some((Kind::Spike, single_limit));
+            return Some((Kind::Spike, score, single_limit));
         }
         if pair > pair_limit {
-            return Some((Kind::Spike, pair_limit));
+            return Some((Kind::Spike, pair, pair_limit));
         }
-        let joint_limit = self.joint.tail.quantile(p * SHARE_JOINT);
-        (joint? > joint_limit).then_some((Kind::Spike, joint_limit))
+        if let Some(joint) = joint.filter(|&joint| joint > JOINT.start) {
+            let limit = self.joint.tail.quantile(p * SHARE_JOINT);
+            if joint > limit {
+                return Some((Kind::Spike, joint, limit));
+            }
+        }
+        let often = (HARD_BATCHES * p).min(MOST_HARD_BATCHES);
+        let limit = self.loss.scores.tail.quantile(often * share);
+        (score > limit).then_some((Kind::HardBatch, score, limit))
     }
 
     /// Takes the scores of a point for what they say of the tails.
     #[inline]
-    fn remember(&mut self, score: f64, pair: f64, single_limit: f64, pair_limit: f64) {
-        self.loss.scores.remember(score, single_limit);
+    fn remember(&mut self, scored: &Scored) {
+        self.loss.scores.remember(scored.score, scored.single_limit);
         // Of more than two high points in a row the last two are the exceedance.
         self.pair.tail.points += 1.0;
         let before = self.pair.newest();
-        if before > PAIR.start && score < QUIET {
+        if before > PAIR.start && scored.score < QUIET {
             self.pair.tail.exceed(before);
         }
-        self.pair.note(pair.min(pair_limit));
+        self.pair.note(scored.pair.min(scored.pair_limit));
     }
 
-    /// Learns from a point that is no alarm; level, limit and score if it ends a slow rise.
+    /// Learns from a point that is no alarm; tells if it ends a slow rise.
     #[inline]
-    fn learn(
-        &mut self,
-        point: Point,
-        score: f64,
-        pair: f64,
-        scale: f64,
-        single_limit: f64,
-        pair_limit: f64,
-        share: f64,
-    ) -> Option<(f64, f64, f64)> {
+    fn learn(&mut self, point: Point, scored: &Scored, scale: f64, share: f64) -> Option<Risen> {
         let Point { value, level, rise, .. } = point;
         let p = self.false_alarms_per_10k / 10_000.0;
+        let floor = self.floor();
         if self.cooldown > 0 {
-            let limit = if single_limit.is_finite() {
-                single_limit
-            } else {
-                self.loss.scores.tail.quantile(p * share)
-            };
+            let limit = self.loss.scores.tail.quantile(p * share);
             let high = STILL_HIGH * limit * scale;
             self.cooldown = if rise > high { self.cooldown - 1 } else { 0 };
-            self.remember(score, pair, limit, pair_limit);
+            self.remember(&Scored { single_limit: limit, ..*scored });
             self.loss.learn(value.min(level + high), None);
             self.drift.interrupt(false);
             self.drift.pass();
             return None;
         }
-        self.remember(score, pair, single_limit, pair_limit);
+        self.remember(scored);
         // The difference of two huge values overflows.
         self.loss.learn(value, Some(rise).filter(|r| r.is_finite()));
         let least = if self.linear { 0.0 } else { LEAST_DRIFT };
-        let risen = self.drift.push(value, (level, scale), p, self.floor(), least)?;
-        Some((risen.level, risen.limit, risen.score))
+        self.drift.push(value, (level, scale), p, floor, least)
     }
 
     /// What the gradient norm says where the loss says nothing.
@@ -457,44 +453,35 @@ impl SpikeDetector {
         })
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one call's worth of one point")]
-    fn alarm(
-        &mut self,
-        kind: Kind,
-        loss: f64,
-        value: f64,
-        level: f64,
-        limit: f64,
-        score: f64,
-        position: u64,
-        confirmed: bool,
-    ) -> Verdict {
+    /// An alarm at a point whose loss is `value` in the scale that the detector works in.
+    fn alarm(&mut self, mut sign: Sign, value: f64, threshold: f64) -> Verdict {
         self.alarms.push(value);
         self.cooldown = COOLDOWN;
         self.drift.interrupt(true);
         let duration = self.alarms.len();
-        let kind = if duration >= DIVERGED { Kind::Divergence } else { kind };
-        let expected = self.in_loss_units(level);
-        self.sign(&Sign { kind, position, loss, expected, score, confirmed });
+        if duration >= DIVERGED {
+            sign.kind = Kind::Divergence;
+        }
+        self.sign(&sign);
         let early = self.loss.learnt() < READY;
         if duration >= if early { EARLY_ADOPT } else { ADOPT } {
-            let newest = self.alarms.len().saturating_sub(SLOW);
-            self.loss.move_to(&self.alarms[newest..]);
+            self.loss.move_to(&self.alarms[duration.saturating_sub(SLOW)..]);
             self.pair.break_off();
             self.drift.start_over();
             self.alarms.clear();
             self.cooldown = 0;
             self.end_event();
         }
-        Verdict { kind, expected, threshold: self.in_loss_units(level + limit), score, duration }
+        Verdict::new(&sign, self.in_loss_units(threshold), duration)
     }
 
     fn not_finite(&mut self, loss: f64, position: u64) -> Verdict {
         let expected = self.loss.level().map_or(f64::NAN, |level| self.in_loss_units(level));
         let kind = Kind::NotFinite;
         let score = f64::INFINITY;
-        self.sign(&Sign { kind, position, loss, expected, score, confirmed: false });
-        Verdict { kind, expected, threshold: f64::NAN, score, duration: 1 }
+        let sign = Sign { kind, position, loss, expected, score, confirmed: false };
+        self.sign(&sign);
+        Verdict::new(&sign, f64::NAN, 1)
     }
 
     /// Adds a sign to the event under way, or begins one with it.
@@ -636,6 +623,19 @@ impl SpikeDetector {
             ..Self::new(state.false_alarms_per_10k)?
         })
     }
+}
+
+/// The scores of one point, and what they must exceed for an alarm.
+#[derive(Clone, Copy)]
+struct Scored {
+    score: f64,
+    /// The lesser of this score and the last.
+    pair: f64,
+    /// Score of loss and second signal together, where there is one.
+    joint: Option<f64>,
+    /// Infinite where no score comes near.
+    single_limit: f64,
+    pair_limit: f64,
 }
 
 /// One point, ready to be judged.

@@ -30,8 +30,10 @@ pub trait Series: Sync {
 pub struct Found {
     /// The points at which it raises an alarm, in order.
     pub alarms: Vec<usize>,
-    /// The events, in order; the last may be under way at the end.
+    /// The events, in order.
     pub events: Vec<Event>,
+    /// Whether the last event is still under way at the end.
+    pub under_way: bool,
 }
 
 /// Judges one series from its start.
@@ -53,6 +55,7 @@ pub fn find_spikes(series: &impl Series, false_alarms_per_10k: f64) -> Result<Fo
         }
         found.events.extend(detector.closed());
     }
+    found.under_way = detector.event().is_some();
     found.events.extend(detector.event());
     Ok(found)
 }
