@@ -77,3 +77,49 @@ pub fn find_spikes_in_each<S: Series>(
         .into_iter()
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Wave(usize);
+
+    impl Series for Wave {
+        fn len(&self) -> usize {
+            3000
+        }
+
+        fn loss(&self, i: usize) -> f64 {
+            let noise = (i.wrapping_mul(2_654_435_761) >> 7) % 100;
+            if i == 1000 + self.0 { 9.0 } else { 2.0 + noise as f64 / 1000.0 }
+        }
+
+        fn grad_norm(&self, _: usize) -> Option<f64> {
+            None
+        }
+
+        fn step(&self, i: usize) -> Option<f64> {
+            Some(i as f64)
+        }
+
+        fn update_rms(&self, _: usize) -> Option<f64> {
+            None
+        }
+    }
+
+    #[test]
+    fn many_series_give_what_each_gives_alone() {
+        let series: Vec<Wave> = (0..50).map(Wave).collect();
+        let found = find_spikes_in_each(&series, 0.2).unwrap();
+        for (i, (one, found)) in series.iter().zip(&found).enumerate() {
+            assert_eq!(found.alarms, [1000 + i]);
+            assert_eq!(found, &find_spikes(one, 0.2).unwrap());
+            assert_eq!((found.events.len(), found.under_way), (1, false));
+        }
+    }
+
+    #[test]
+    fn a_budget_is_checked_where_there_is_no_series() {
+        assert!(find_spikes_in_each::<Wave>(&[], f64::NAN).is_err());
+    }
+}
