@@ -1,6 +1,7 @@
 """Slow twins of the kernels, written for reading, that the tests hold the kernels against."""
 
 import itertools
+import math
 import unicodedata
 
 import numpy as np
@@ -8,12 +9,94 @@ import numpy as np
 # Loss spikes
 
 
-def find_spikes(loss, false_alarms_per_10k=0.2, step=None):
-    """The verdicts of gyrostat.SpikeDetector on a loss that stays positive."""
+class _Tail:
+    """Peaks over threshold with an exponential excess, and the last two scores."""
+
+    def __init__(self, start, rate, mean_excess):
+        self.start, self.rate, self.mean = start, rate, mean_excess
+        self.points = self.exceedances = self.excess = 0.0
+        self.last = [0.0, 0.0]
+
+    def quantile(self, p):
+        rate = (self.rate * 2000 + self.exceedances) / (2000 + self.points)
+        mean = (self.mean * 100 + self.excess) / (100 + self.exceedances)
+        return self.start + mean * math.log(max(rate / p, 1))
+
+    def exceed(self, score):
+        self.exceedances += 1
+        self.excess += max(score - self.start, 0)
+
+    def remember(self, score, most):
+        last, before = self.last
+        self.points += 1
+        if last > self.start and score < 1 and before < 1:
+            self.exceed(last)
+        self.last = [min(score, most), last]
+
+
+class _Baseline:
+    """Lower of two medians, and the scale of the residuals."""
+
+    def __init__(self, *prior):
+        self.tail = _Tail(*prior)
+        self.values = []
+        self.forget()
+
+    def forget(self):
+        self.residuals, self.differences, self.learnt, self.last = [], [], 0, None
+
+    def level(self):
+        return min(np.median(self.values[-15:]), np.median(self.values[-7:]))
+
+    def scale(self, floor):
+        def spread(n):
+            upper = _middle(np.sort(self.residuals[-n:])[::-1], 0.1)
+            return max(upper, 1.8 * _middle(np.sort(self.differences[-n:])[::-1], 0.5))
+
+        now = max(spread(25), floor)
+        usual = min(spread(200), 2 * now)
+        return max(now, usual) * (1 + 10 / max(self.learnt, 1))
+
+    def learn(self, value, residual):
+        self.values = [*self.values, value][-15:]
+        if residual is not None:
+            self.learnt += 1
+            self.residuals = [*self.residuals, _bin(residual)][-200:]
+            if self.last is not None:
+                self.differences = [*self.differences, _bin(abs(value - self.last))][-200:]
+        self.last = value
+
+    def start_over(self, kept):
+        self.forget()
+        self.move_to(self.values[len(self.values) - kept :] if kept else [])
+
+    def move_to(self, values):
+        self.values, self.last, self.tail.last = list(values)[-15:], None, [0.0, 0.0]
+
+
+def _bin(value):
+    """The leading bits of a float: 16 bins to the octave, from 2**-64 on."""
+    if not value > 0:
+        return 0
+    bits = int(np.float64(value).view(np.uint64)) >> 48
+    return min(max(bits - ((1023 - 64) << 4), 0), 2047)
+
+
+def _middle(falling, upper):
+    if len(falling) == 0:
+        return 0.0
+    chosen = int(falling[int(len(falling) * upper)])
+    bits = ((chosen + ((1023 - 64) << 4)) << 48) | (1 << 47)
+    return float(np.uint64(bits).view(np.float64)) if chosen else 0.0
+
+
+def find_spikes(loss, false_alarms_per_10k=0.2, step=None, grad_norm=None):
+    """The alarms of gyrostat.SpikeDetector on a loss that stays positive."""
     p = false_alarms_per_10k / 1e4
-    healthy, residuals, event = [], [], []
-    cooldown, was_high, alarms = 0, False, []
-    gaps, usual = [], None
+    line, norms = _Baseline(2, 0.005, 1.15), _Baseline(2, 0.005, 3)
+    pair_tail, joint_tail = _Tail(1, 0.015, 0.6), _Tail(3, 0.00012, 1.1)
+    drift, points, blocks, calm = [_Baseline(1, 0.006, 0.5) for _ in "ab"], [], [], 100
+    row, cooldown, alarms, gaps, usual = [], 0, [], [], None
     for i, x in enumerate(loss):
         gap = 0 if step is None or i == 0 else step[i] - step[i - 1]
         if gap > 0:
@@ -21,53 +104,123 @@ def find_spikes(loss, false_alarms_per_10k=0.2, step=None):
             gaps = [*gaps, gap][-3:]
             if len(gaps) == 3 and (min(gaps) > 4 * usual or max(gaps) < usual / 4):
                 usual = np.median(gaps)
-                residuals, event, cooldown, was_high = [], [], 0, False
+                line.start_over(2)
+                norms.start_over(2)
+                [scale.start_over(0) for scale in drift]
+                pair_tail.last, joint_tail.last = [0.0, 0.0], [0.0, 0.0]
+                points, blocks, row, cooldown = [], [], [], 0
         if not np.isfinite(x):
             alarms.append(i)
+            row = []
             continue
-        y = np.log(x)
-        if not healthy:
-            healthy.append(y)
+        y = math.log(x)
+        if not line.values:
+            line.learn(y, None)
             continue
-        recent = healthy[-25:]
-        level = min(np.median(recent), np.median(recent[-9:]))
-        ready = len(residuals) >= 19
-        if ready:
-            window = np.sort(residuals[-200:])
-            single, pair = _tail_quantile(window, p), _tail_quantile(window, p**0.7)
-        else:
-            span = max(recent) - min(recent)
-            single = pair = max(recent) - level + max(np.log(3), 2 * span)
-        rise, record = y - level, y > max(recent)
-        limit = pair if was_high else single
-        was_high = record and rise > pair
-        if record and rise > limit:
+        level = line.level()
+        rise = y - level
+        second, norm, norm_rise, norm_scale = None, None, 0.0, 1.0
+        if grad_norm is not None and grad_norm[i] > 0:
+            norm = math.log(grad_norm[i])
+            if norms.values:
+                norm_rise = norm - norms.level()
+                if norms.learnt >= 12:
+                    norm_scale = norms.scale(0.01)
+                    second = norm_rise / norm_scale
+
+        def learn_norm():
+            if norm is not None:  # noqa: B023
+                cut = min(norm_rise, 2 * norm_scale) if second is not None else norm_rise  # noqa: B023
+                norms.learn(norm - norm_rise + cut, cut if norms.values else None)  # noqa: B023
+
+        if line.learnt < 12:
+            learn_norm()
+            span = max(line.values) - min(line.values)
+            if rise > max(line.values) - level + max(math.log(3), 2 * span):
+                alarms.append(i)
+                row.append(y)
+                cooldown, calm, points, blocks = 25, 0, [], []
+                if len(row) == 3:
+                    line.move_to(row)
+                    pair_tail.last = [0.0, 0.0]
+                    [scale.start_over(0) for scale in drift]
+                    row, cooldown = [], 0
+            else:
+                row = []
+                line.learn(y, rise)
+            continue
+        scale = line.scale(0.002)
+        score = rise / scale
+        pair = min(score, line.tail.last[0])
+        joint = None if second is None else min(score, 3 * second)
+        share = 0.65 if second is None else 0.4
+        single_limit = pair_limit = math.inf
+        if score > 2 or pair > 1:
+            single_limit = line.tail.quantile(p * share)
+            pair_limit = min(pair_tail.quantile(p * 0.2), single_limit)
+        alarm = score > single_limit or pair > pair_limit
+        alarm |= joint is not None and joint > max(joint_tail.quantile(p * 0.5), 3)
+        alarm &= rise > 0.05
+        if joint is not None:
+            joint_tail.remember(joint, 8)
+        if cooldown > 0 and not alarm:
+            single_limit = line.tail.quantile(p * share)
+        line.tail.remember(score, single_limit)
+        before = pair_tail.last[0]
+        pair_tail.points += 1
+        if before > 1 and score < 1:
+            pair_tail.exceed(before)
+        pair_tail.last = [min(pair, pair_limit), before]
+        if alarm:
             alarms.append(i)
-            event.append(y)
-            cooldown = 25
-            if len(event) >= (30 if ready else 3):
-                healthy, event, cooldown = event[-25:], [], 0
+            row.append(y)
+            cooldown, calm, points, blocks = 25, 0, [], []
+            if len(row) == 25:
+                line.move_to(row)
+                pair_tail.last = [0.0, 0.0]
+                [one.start_over(0) for one in drift]
+                row, cooldown = [], 0
             continue
-        event = []
-        if cooldown == 0:
-            residuals.append(rise)
-            healthy.append(y)
-        else:
-            cooldown = cooldown - 1 if rise > single / 4 else 0
-            healthy.append(min(y, level + single / 4))
+        learn_norm()
+        row, calm = [], min(calm + 1, 100)
+        if cooldown > 0:
+            high = 0.25 * single_limit * scale
+            cooldown = cooldown - 1 if rise > high else 0
+            line.learn(min(y, level + high), None)
+            points, blocks = [], []
+            continue
+        line.learn(y, rise)
+        points.append(min(max(y, level - 3 * scale), level + 3 * scale))
+        if len(points) == 8:
+            small = sum(v / 8 for v in points)
+            points = []
+            risen = _block_stands_high(drift[0], small, y, p * 8 * 0.125, calm)
+            blocks.append(small)
+            if len(blocks) == 4:
+                large = sum(v / 4 for v in blocks)
+                blocks = []
+                risen |= _block_stands_high(drift[1], large, y, p * 8 * 4 * 0.2, calm)
+            if risen:
+                alarms.append(i)
+                calm, blocks = 0, []
+                [one.start_over(0) for one in drift]
     return np.array(alarms, dtype=np.int64)
 
 
-def _tail_quantile(residuals, p, share=0.4, shape=0.03):
-    """Peaks over threshold on ascending residuals."""
-    n = len(residuals)
-    k = min(max(int(np.ceil(n * share)), 1), n - 1)
-    start = residuals[n - k - 1]
-    excess = np.sum(residuals[n - k :] - start)
-    scale = max((residuals[3 * n // 4] - residuals[n // 4]) / 1.349, 0.002)
-    mean = (excess + 8 * 0.5 * scale) / (k + 8)
-    reach = ((k / n / min(p, k / n)) ** shape - 1) / shape
-    return max(start, 0) + mean * (1 - shape) * reach
+def _block_stands_high(baseline, mean, newest, p, calm):
+    if not baseline.values:
+        baseline.learn(mean, None)
+        return False
+    level = baseline.level()
+    rise = mean - level
+    if baseline.learnt >= 8:
+        score, limit = rise / baseline.scale(0.0005), baseline.tail.quantile(p)
+        high = score > limit and rise > 0.04 and newest - level > rise / 2
+        if high and calm >= 100:
+            return True
+        baseline.tail.remember(score, limit)
+    baseline.learn(mean, rise)
+    return False
 
 
 # Leakage

@@ -372,7 +372,7 @@ impl SpikeDetector {
             self.sign(&sign);
             return Some(verdict);
         }
-        self.pass(position, score >= QUIET)
+        self.pass(position, score >= SINGLE.start)
     }
 
     /// What a point is, with the score that says so and its limit.
