@@ -92,119 +92,140 @@ def _middle(falling, upper):
 
 def find_spikes(loss, false_alarms_per_10k=0.2, step=None, grad_norm=None):
     """The alarms of gyrostat.SpikeDetector on a loss that stays positive."""
-    p = false_alarms_per_10k / 1e4
-    line, norms = _Baseline(2, 0.005, 1.15), _Baseline(2, 0.005, 3)
-    pair_tail, joint_tail = _Tail(1, 0.015, 0.6), _Tail(3, 0.00012, 1.1)
-    drift, points, blocks, calm = [_Baseline(1, 0.006, 0.5) for _ in "ab"], [], [], 100
-    row, cooldown, alarms, gaps, usual = [], 0, [], [], None
+    twin = _Spikes(false_alarms_per_10k / 1e4)
+    alarms = []
     for i, x in enumerate(loss):
-        gap = 0 if step is None or i == 0 else step[i] - step[i - 1]
-        if gap > 0:
-            usual = gap if usual is None else usual
-            gaps = [*gaps, gap][-3:]
-            if len(gaps) == 3 and (min(gaps) > 4 * usual or max(gaps) < usual / 4):
-                usual = np.median(gaps)
-                line.start_over(2)
-                norms.start_over(2)
-                [scale.start_over(0) for scale in drift]
-                pair_tail.last, joint_tail.last = [0.0, 0.0], [0.0, 0.0]
-                points, blocks, row, cooldown = [], [], [], 0
-        if not np.isfinite(x):
+        twin.pace(0 if step is None or i == 0 else step[i] - step[i - 1])
+        if twin.update(x, None if grad_norm is None else grad_norm[i]):
             alarms.append(i)
-            row = []
-            continue
-        y = math.log(x)
-        if not line.values:
-            line.learn(y, None)
-            continue
-        level = line.level()
-        rise = y - level
-        second, norm, norm_rise, norm_scale = None, None, 0.0, 1.0
-        if grad_norm is not None and grad_norm[i] > 0:
-            norm = math.log(grad_norm[i])
-            if norms.values:
-                norm_rise = norm - norms.level()
-                if norms.learnt >= 12:
-                    norm_scale = norms.scale(0.01)
-                    second = norm_rise / norm_scale
-
-        def learn_norm():
-            if norm is not None:  # noqa: B023
-                cut = min(norm_rise, 2 * norm_scale) if second is not None else norm_rise  # noqa: B023
-                norms.learn(norm - norm_rise + cut, cut if norms.values else None)  # noqa: B023
-
-        if line.learnt < 12:
-            learn_norm()
-            span = max(line.values) - min(line.values)
-            if rise > max(line.values) - level + max(math.log(3), 2 * span):
-                alarms.append(i)
-                row.append(y)
-                cooldown, calm, points, blocks = 25, 0, [], []
-                if len(row) == 3:
-                    line.move_to(row)
-                    pair_tail.last = [0.0, 0.0]
-                    [scale.start_over(0) for scale in drift]
-                    row, cooldown = [], 0
-            else:
-                row = []
-                line.learn(y, rise)
-            continue
-        scale = line.scale(0.002)
-        score = rise / scale
-        pair = min(score, line.tail.last[0])
-        joint = None if second is None else min(score, 3 * second)
-        share = 0.65 if second is None else 0.4
-        single_limit = pair_limit = math.inf
-        if score > 2 or pair > 1:
-            single_limit = line.tail.quantile(p * share)
-            pair_limit = min(pair_tail.quantile(p * 0.2), single_limit)
-        alarm = score > single_limit or pair > pair_limit
-        alarm |= joint is not None and joint > max(joint_tail.quantile(p * 0.5), 3)
-        alarm &= rise > 0.05
-        if joint is not None:
-            joint_tail.remember(joint, 8)
-        if cooldown > 0 and not alarm:
-            single_limit = line.tail.quantile(p * share)
-        line.tail.remember(score, single_limit)
-        before = pair_tail.last[0]
-        pair_tail.points += 1
-        if before > 1 and score < 1:
-            pair_tail.exceed(before)
-        pair_tail.last = [min(pair, pair_limit), before]
-        if alarm:
-            alarms.append(i)
-            row.append(y)
-            cooldown, calm, points, blocks = 25, 0, [], []
-            if len(row) == 25:
-                line.move_to(row)
-                pair_tail.last = [0.0, 0.0]
-                [one.start_over(0) for one in drift]
-                row, cooldown = [], 0
-            continue
-        learn_norm()
-        row, calm = [], min(calm + 1, 100)
-        if cooldown > 0:
-            high = 0.25 * single_limit * scale
-            cooldown = cooldown - 1 if rise > high else 0
-            line.learn(min(y, level + high), None)
-            points, blocks = [], []
-            continue
-        line.learn(y, rise)
-        points.append(min(max(y, level - 3 * scale), level + 3 * scale))
-        if len(points) == 8:
-            small = sum(v / 8 for v in points)
-            points = []
-            risen = _block_stands_high(drift[0], small, y, p * 8 * 0.125, calm)
-            blocks.append(small)
-            if len(blocks) == 4:
-                large = sum(v / 4 for v in blocks)
-                blocks = []
-                risen |= _block_stands_high(drift[1], large, y, p * 8 * 4 * 0.2, calm)
-            if risen:
-                alarms.append(i)
-                calm, blocks = 0, []
-                [one.start_over(0) for one in drift]
     return np.array(alarms, dtype=np.int64)
+
+
+class _Spikes:
+    def __init__(self, p):
+        self.p = p
+        self.line, self.norms = _Baseline(2, 0.005, 1.15), _Baseline(2, 0.005, 3)
+        self.pair, self.joint = _Tail(1, 0.015, 0.6), _Tail(3, 0.00012, 1.1)
+        self.drift = [_Baseline(1, 0.006, 0.5) for _ in "ab"]
+        self.points, self.blocks, self.calm = [], [], 100
+        self.row, self.cooldown = [], 0
+        self.gaps, self.usual = [], None
+
+    def pace(self, gap):
+        if gap <= 0:
+            return
+        self.usual = self.usual or gap
+        self.gaps = [*self.gaps, gap][-3:]
+        low, high = min(self.gaps), max(self.gaps)
+        if len(self.gaps) == 3 and (low > 4 * self.usual or high < self.usual / 4):
+            self.usual = np.median(self.gaps)
+            self.line.start_over(2)
+            self.norms.start_over(2)
+            self.joint.last = [0.0, 0.0]
+            self.new_level()
+
+    def new_level(self):
+        self.pair.last = [0.0, 0.0]
+        self.points, self.blocks, self.row, self.cooldown = [], [], [], 0
+        for scale in self.drift:
+            scale.start_over(0)
+
+    def update(self, x, grad_norm):
+        if not np.isfinite(x):
+            self.row = []
+            return True
+        y = math.log(x)
+        if not self.line.values:
+            self.line.learn(y, None)
+            return False
+        level = self.line.level()
+        norm = self.look(grad_norm)
+        if self.line.learnt < 12:
+            self.learn_norm(norm)
+            return self.early(y, level)
+        alarm, limit, scale = self.judge(y, level, norm[2])
+        if alarm:
+            return self.alarm(y, 25)
+        self.learn_norm(norm)
+        self.row, self.calm = [], min(self.calm + 1, 100)
+        if self.cooldown == 0:
+            self.line.learn(y, y - level)
+            return self.slow_rise(y, level, scale)
+        high = 0.25 * limit * scale
+        self.cooldown = self.cooldown - 1 if y - level > high else 0
+        self.line.learn(min(y, level + high), None)
+        self.points, self.blocks = [], []
+        return False
+
+    def look(self, grad_norm):
+        """Log, rise, score and scale of a gradient norm, as far as they are known."""
+        if grad_norm is None or not grad_norm > 0:
+            return None, 0.0, None, 1.0
+        log = math.log(grad_norm)
+        rise = log - self.norms.level() if self.norms.values else 0.0
+        if self.norms.learnt < 12:
+            return log, rise, None, 1.0
+        scale = self.norms.scale(0.01)
+        return log, rise, rise / scale, scale
+
+    def learn_norm(self, norm):
+        log, rise, score, scale = norm
+        if log is not None:
+            cut = rise if score is None else min(rise, 2 * scale)
+            self.norms.learn(log - rise + cut, cut if self.norms.values else None)
+
+    def early(self, y, level):
+        highest, lowest = max(self.line.values), min(self.line.values)
+        if y - level > highest - level + max(math.log(3), 2 * (highest - lowest)):
+            return self.alarm(y, 3)
+        self.row = []
+        self.line.learn(y, y - level)
+        return False
+
+    def alarm(self, y, adopted_after):
+        self.row.append(y)
+        self.cooldown, self.calm, self.points, self.blocks = 25, 0, [], []
+        if len(self.row) == adopted_after:
+            self.line.move_to(self.row)
+            self.new_level()
+        return True
+
+    def judge(self, y, level, second):
+        scale = self.line.scale(0.002)
+        score = (y - level) / scale
+        pair = min(score, self.line.tail.last[0])
+        limit = self.line.tail.quantile(self.p * (0.65 if second is None else 0.4))
+        pair_limit = min(self.pair.quantile(self.p * 0.2), limit)
+        alarm = score > limit or pair > pair_limit
+        if second is not None:
+            joint = min(score, 3 * second)
+            alarm |= joint > max(self.joint.quantile(self.p * 0.5), 3)
+            self.joint.remember(joint, 8)
+        self.line.tail.remember(score, limit)
+        before = self.pair.last[0]
+        self.pair.points += 1
+        if before > 1 and score < 1:
+            self.pair.exceed(before)
+        self.pair.last = [min(pair, pair_limit), before]
+        return alarm and y - level > 0.05, limit, scale
+
+    def slow_rise(self, y, level, scale):
+        self.points.append(min(max(y, level - 3 * scale), level + 3 * scale))
+        if len(self.points) < 8:
+            return False
+        small = sum(v / 8 for v in self.points)
+        self.points = []
+        risen = _block_stands_high(self.drift[0], small, y, self.p * 8 * 0.125, self.calm)
+        self.blocks.append(small)
+        if len(self.blocks) == 4:
+            large = sum(v / 4 for v in self.blocks)
+            self.blocks = []
+            risen |= _block_stands_high(self.drift[1], large, y, self.p * 8 * 4 * 0.2, self.calm)
+        if risen:
+            self.calm, self.blocks = 0, []
+            for one in self.drift:
+                one.start_over(0)
+        return risen
 
 
 def _block_stands_high(baseline, mean, newest, p, calm):

@@ -163,7 +163,7 @@ def test_a_resumed_detector_gives_the_same_bits(loss, cut):
 
 
 def test_a_hard_batch_is_known_by_what_follows():
-    loss = healthy(1000, 1)
+    loss = healthy(1000, 3)
     loss[700] *= 1.6
     detector = SpikeDetector()
     found = [f for f in map(detector.update, loss) if f and f.step >= 700][:2]

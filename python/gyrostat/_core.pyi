@@ -38,10 +38,10 @@ def build_info() -> _BuildInfo: ...
 _Table: TypeAlias = NDArray[np.float64] | NDArray[np.float32]
 
 # Code, expected value, threshold, score, duration, position; start of the event, its highest loss.
-PlainVerdict: TypeAlias = tuple[str, float, float, float, int, int, int, float]
+_PlainVerdict: TypeAlias = tuple[str, float, float, float, int, int, int, float]
 
-# Code, start, peak, end, first alarm, findings, expected loss, highest loss, score, confirmed, over.
-PlainEvent: TypeAlias = tuple[
+# Code, start, peak, end, first alarm, findings, expected and highest loss, score, confirmed, over.
+_PlainEvent: TypeAlias = tuple[
     str,
     int,
     int,
@@ -64,11 +64,11 @@ class SpikeDetector:
         grad_norm: float | None = None,
         step: float | None = None,
         update_rms: float | None = None,
-    ) -> PlainVerdict | None: ...
+    ) -> _PlainVerdict | None: ...
     @property
     def seen(self) -> int: ...
     @property
-    def event(self) -> PlainEvent | None: ...
+    def event(self) -> _PlainEvent | None: ...
     def state_json(self) -> str: ...
     def load_state_json(self, text: str) -> None: ...
 

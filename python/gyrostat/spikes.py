@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +17,8 @@ from gyrostat.findings import CATALOGUE, Finding, Severity, plain
 __all__ = ["SpikeDetector", "SpikeEvent", "find_spikes"]
 
 _VERSION = 2
+
+_Floats: TypeAlias = NDArray[np.float64] | NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,23 +63,23 @@ class SpikeEvent:
         """The event as plain values that JSON can hold (non-finite floats as strings)."""
         return {name: plain(getattr(self, name)) for name in self.__slots__}
 
-    @classmethod
-    def _of(cls, event: _core.PlainEvent) -> Self:
-        code, start, peak, end, alarm, findings, expected, highest, score, confirmed, over = event
-        return cls(
-            code=code,
-            severity=_severity(code),
-            start=start,
-            peak=peak,
-            end=end,
-            alarm=alarm,
-            findings=findings,
-            value=math.nan if highest is None else highest,
-            expected=math.nan if expected is None else expected,
-            score=math.inf if score is None else score,
-            confirmed=confirmed,
-            over=over,
-        )
+
+def _event(event: tuple[Any, ...]) -> SpikeEvent:
+    code, start, peak, end, alarm, findings, expected, highest, score, confirmed, over = event
+    return SpikeEvent(
+        code=code,
+        severity=_severity(code),
+        start=start,
+        peak=peak,
+        end=end,
+        alarm=alarm,
+        findings=findings,
+        value=math.nan if highest is None else highest,
+        expected=math.nan if expected is None else expected,
+        score=math.inf if score is None else score,
+        confirmed=confirmed,
+        over=over,
+    )
 
 
 def _severity(code: str) -> Severity:
@@ -154,7 +156,7 @@ class SpikeDetector:
     def event(self) -> SpikeEvent | None:
         """The event under way, as far as it has come."""
         event = self._core.event
-        return None if event is None else SpikeEvent._of(event)
+        return None if event is None else _event(event)
 
     def state_dict(self) -> dict[str, Any]:
         """The state as plain values that strict JSON can hold, bit for bit."""
@@ -178,7 +180,7 @@ class SpikeDetector:
 
 
 def _finding(
-    verdict: _core.PlainVerdict, loss: float, grad_norm: float | None, step: int | None
+    verdict: tuple[Any, ...], loss: float, grad_norm: float | None, step: int | None
 ) -> Finding:
     code, expected, threshold, score, duration, position, start, highest = verdict
     signal, value = "loss", float(loss)
@@ -253,32 +255,36 @@ def find_spikes(
     losses = _table("loss", loss)
     if losses.ndim not in (1, 2):
         raise ValueError(f"loss: expected one dimension or two, got shape {losses.shape}")
-    columns = [
-        None if values is None else _as_many(name, values, losses.shape)
-        for name, values in (("grad_norm", grad_norm), ("step", step), ("update_rms", update_rms))
-    ]
-    found = _core.find_spikes(np.atleast_2d(losses), *columns, false_alarms_per_10k, events)
+    found = _core.find_spikes(
+        losses[np.newaxis] if losses.ndim == 1 else losses,
+        _as_many("grad_norm", grad_norm, losses.shape),
+        _as_many("step", step, losses.shape),
+        _as_many("update_rms", update_rms, losses.shape),
+        false_alarms_per_10k,
+        events,
+    )
     if events:
-        found = [[SpikeEvent._of(event) for event in run] for run in found]
+        found = [[_event(event) for event in run] for run in found]
     return found[0] if losses.ndim == 1 else found
 
 
-def _table(name: str, values: ArrayLike) -> NDArray[np.float64] | NDArray[np.float32]:
+def _table(name: str, values: ArrayLike) -> _Floats:
     array = np.asarray(values)
     if array.dtype.kind not in "fiu" and array.size:
         raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
     if array.dtype in (np.float64, np.float32) and array.dtype.isnative:
-        return array
+        return cast("_Floats", array)
     return array.astype(np.float64)
 
 
-def _as_many(
-    name: str, values: ArrayLike, shape: tuple[int, ...]
-) -> NDArray[np.float64] | NDArray[np.float32]:
+def _as_many(name: str, values: ArrayLike | None, shape: tuple[int, ...]) -> _Floats | None:
+    """The values in two dimensions, if there are any and they fit a loss of ``shape``."""
+    if values is None:
+        return None
     table = _table(name, values)
     # The steps of one run hold for all.
     if table.shape != shape and not (name == "step" and table.shape == shape[-1:]):
         expected = f"{shape[0]} values" if len(shape) == 1 else f"shape {shape}"
         got = len(table) if table.ndim == 1 else f"shape {table.shape}"
         raise ValueError(f"{name}: expected {expected} as in loss, got {got}")
-    return np.broadcast_to(table, shape if len(shape) == 2 else (1, *shape))
+    return cast("_Floats", np.broadcast_to(table, shape if len(shape) == 2 else (1, *shape)))
