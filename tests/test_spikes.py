@@ -333,12 +333,16 @@ def test_every_real_array_is_taken():
     assert find_spikes(np.r_[np.full(50, 3), 9]).tolist() == [50]  # integers
 
 
-def test_score_on_labelled_real_runs(shared):
+def the_scorer(shared):
     sys.path.insert(0, str(shared / "tools"))
     try:
-        scorer = importlib.import_module("score_spikes")
+        return importlib.import_module("score_spikes")
     finally:
         sys.path.pop(0)
+
+
+def test_score_on_labelled_real_runs(shared):
+    scorer = the_scorer(shared)
     found = false = events = 0
     for name, step, loss, grad_norm, labels in scorer.read_runs(shared / "data"):
         alarms = gyrostat.find_spikes(loss, grad_norm, step)
@@ -350,3 +354,32 @@ def test_score_on_labelled_real_runs(shared):
         found, events, false = found + sum(h for _, h in hits), events + len(hits), false + wrong
     precision, recall = found / (found + false), found / events
     assert 2 * precision * recall / (precision + recall) >= 0.98
+    assert false <= 1
+
+
+def test_the_budget_holds_on_real_healthy_runs(shared):
+    runs = [
+        (loss, grad_norm, step)
+        for name, step, loss, grad_norm, labels in the_scorer(shared).read_runs(shared / "data")
+        if "nanogpt" in name or all(label["kind"] == "none" for label in labels)
+    ]
+    points = sum(len(loss) for loss, _, _ in runs)
+    for budget in (0.1, 0.3, 1, 3, 10):
+        alarms = sum(len(find_spikes(*run, false_alarms_per_10k=budget)) for run in runs)
+        rate = 1e4 * alarms / points
+        assert rate <= 2 * budget
+        assert budget < 1 or rate >= budget / 2
+
+
+def test_faults_in_real_language_model_runs_are_found(shared):
+    for name, _, loss, _, _ in the_scorer(shared).read_runs(shared / "data"):
+        if "nanogpt" not in name:
+            continue
+        at = int(0.6 * len(loss))
+        after = np.arange(len(loss) - at)
+        decaying, growing = loss.copy(), loss.copy()
+        decaying[at:] += 1.5 * np.exp(-after / 30)
+        growing[at:] *= 1.02 ** np.minimum(after, 150)
+        for faulty in (decaying, growing):
+            found = find_spikes(faulty, false_alarms_per_10k=1)
+            assert np.any((found >= at) & (found < at + 40)), name
