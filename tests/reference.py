@@ -1,6 +1,7 @@
 """Slow twins of the kernels, written for reading, that the tests hold the kernels against."""
 
 import itertools
+import math
 import unicodedata
 
 import numpy as np
@@ -8,66 +9,239 @@ import numpy as np
 # Loss spikes
 
 
-def find_spikes(loss, false_alarms_per_10k=0.2, step=None):
-    """The verdicts of gyrostat.SpikeDetector on a loss that stays positive."""
-    p = false_alarms_per_10k / 1e4
-    healthy, residuals, event = [], [], []
-    cooldown, was_high, alarms = 0, False, []
-    gaps, usual = [], None
+class _Tail:
+    """Peaks over threshold with an exponential excess, and the last two scores."""
+
+    def __init__(self, start, rate, mean_excess):
+        self.start, self.rate, self.mean = start, rate, mean_excess
+        self.points = self.exceedances = self.excess = 0.0
+        self.last = [0.0, 0.0]
+
+    def quantile(self, p):
+        rate = (self.rate * 2000 + self.exceedances) / (2000 + self.points)
+        mean = (self.mean * 100 + self.excess) / (100 + self.exceedances)
+        return self.start + mean * math.log(max(rate / p, 1))
+
+    def exceed(self, score):
+        self.exceedances += 1
+        self.excess += max(score - self.start, 0)
+
+    def remember(self, score, most):
+        last, before = self.last
+        self.points += 1
+        if last > self.start and score < 1 and before < 1:
+            self.exceed(last)
+        self.last = [min(score, most), last]
+
+
+class _Baseline:
+    """Lower of two medians, and the scale of the residuals."""
+
+    def __init__(self, *prior):
+        self.tail = _Tail(*prior)
+        self.values = []
+        self.forget()
+
+    def forget(self):
+        self.residuals, self.differences, self.learnt, self.last = [], [], 0, None
+
+    def level(self):
+        return min(np.median(self.values[-15:]), np.median(self.values[-7:]))
+
+    def scale(self, floor):
+        def spread(n):
+            upper = _middle(np.sort(self.residuals[-n:])[::-1], 0.1)
+            return max(upper, 1.8 * _middle(np.sort(self.differences[-n:])[::-1], 0.5))
+
+        now = max(spread(25), floor)
+        usual = min(spread(200), 2 * now)
+        return max(now, usual) * (1 + 10 / max(self.learnt, 1))
+
+    def learn(self, value, residual):
+        self.values = [*self.values, value][-15:]
+        if residual is not None:
+            self.learnt += 1
+            self.residuals = [*self.residuals, _bin(residual)][-200:]
+            if self.last is not None:
+                self.differences = [*self.differences, _bin(abs(value - self.last))][-200:]
+        self.last = value
+
+    def start_over(self, kept):
+        self.forget()
+        self.move_to(self.values[len(self.values) - kept :] if kept else [])
+
+    def move_to(self, values):
+        self.values, self.last, self.tail.last = list(values)[-15:], None, [0.0, 0.0]
+
+
+def _bin(value):
+    """The leading bits of a float: 16 bins to the octave, from 2**-64 on."""
+    if not value > 0:
+        return 0
+    bits = int(np.float64(value).view(np.uint64)) >> 48
+    return min(max(bits - ((1023 - 64) << 4), 0), 2047)
+
+
+def _middle(falling, upper):
+    if len(falling) == 0:
+        return 0.0
+    chosen = int(falling[int(len(falling) * upper)])
+    bits = ((chosen + ((1023 - 64) << 4)) << 48) | (1 << 47)
+    return float(np.uint64(bits).view(np.float64)) if chosen else 0.0
+
+
+def find_spikes(loss, false_alarms_per_10k=0.2, step=None, grad_norm=None):
+    """The alarms of gyrostat.SpikeDetector on a loss that stays positive."""
+    twin = _Spikes(false_alarms_per_10k / 1e4)
+    alarms = []
     for i, x in enumerate(loss):
-        gap = 0 if step is None or i == 0 else step[i] - step[i - 1]
-        if gap > 0:
-            usual = gap if usual is None else usual
-            gaps = [*gaps, gap][-3:]
-            if len(gaps) == 3 and (min(gaps) > 4 * usual or max(gaps) < usual / 4):
-                usual = np.median(gaps)
-                residuals, event, cooldown, was_high = [], [], 0, False
-        if not np.isfinite(x):
+        twin.pace(0 if step is None or i == 0 else step[i] - step[i - 1])
+        if twin.update(x, None if grad_norm is None else grad_norm[i]):
             alarms.append(i)
-            continue
-        y = np.log(x)
-        if not healthy:
-            healthy.append(y)
-            continue
-        recent = healthy[-25:]
-        level = min(np.median(recent), np.median(recent[-9:]))
-        ready = len(residuals) >= 19
-        if ready:
-            window = np.sort(residuals[-200:])
-            single, pair = _tail_quantile(window, p), _tail_quantile(window, p**0.7)
-        else:
-            span = max(recent) - min(recent)
-            single = pair = max(recent) - level + max(np.log(3), 2 * span)
-        rise, record = y - level, y > max(recent)
-        limit = pair if was_high else single
-        was_high = record and rise > pair
-        if record and rise > limit:
-            alarms.append(i)
-            event.append(y)
-            cooldown = 25
-            if len(event) >= (30 if ready else 3):
-                healthy, event, cooldown = event[-25:], [], 0
-            continue
-        event = []
-        if cooldown == 0:
-            residuals.append(rise)
-            healthy.append(y)
-        else:
-            cooldown = cooldown - 1 if rise > single / 4 else 0
-            healthy.append(min(y, level + single / 4))
     return np.array(alarms, dtype=np.int64)
 
 
-def _tail_quantile(residuals, p, share=0.4, shape=0.03):
-    """Peaks over threshold on ascending residuals."""
-    n = len(residuals)
-    k = min(max(int(np.ceil(n * share)), 1), n - 1)
-    start = residuals[n - k - 1]
-    excess = np.sum(residuals[n - k :] - start)
-    scale = max((residuals[3 * n // 4] - residuals[n // 4]) / 1.349, 0.002)
-    mean = (excess + 8 * 0.5 * scale) / (k + 8)
-    reach = ((k / n / min(p, k / n)) ** shape - 1) / shape
-    return max(start, 0) + mean * (1 - shape) * reach
+class _Spikes:
+    def __init__(self, p):
+        self.p = p
+        self.line, self.norms = _Baseline(2, 0.005, 1.15), _Baseline(2, 0.005, 3)
+        self.pair, self.joint = _Tail(1, 0.015, 0.6), _Tail(3, 0.00012, 1.1)
+        self.drift = [_Baseline(1, 0.006, 0.5) for _ in "ab"]
+        self.points, self.blocks, self.calm = [], [], 100
+        self.row, self.cooldown = [], 0
+        self.gaps, self.usual = [], None
+
+    def pace(self, gap):
+        if gap <= 0:
+            return
+        self.usual = self.usual or gap
+        self.gaps = [*self.gaps, gap][-3:]
+        low, high = min(self.gaps), max(self.gaps)
+        if len(self.gaps) == 3 and (low > 4 * self.usual or high < self.usual / 4):
+            self.usual = np.median(self.gaps)
+            self.line.start_over(2)
+            self.norms.start_over(2)
+            self.joint.last = [0.0, 0.0]
+            self.new_level()
+
+    def new_level(self):
+        self.pair.last = [0.0, 0.0]
+        self.points, self.blocks, self.row, self.cooldown = [], [], [], 0
+        for scale in self.drift:
+            scale.start_over(0)
+
+    def update(self, x, grad_norm):
+        if not np.isfinite(x):
+            self.row = []
+            return True
+        y = math.log(x)
+        if not self.line.values:
+            self.line.learn(y, None)
+            return False
+        level = self.line.level()
+        norm = self.look(grad_norm)
+        if self.line.learnt < 12:
+            self.learn_norm(norm)
+            return self.early(y, level)
+        alarm, limit, scale = self.judge(y, level, norm[2])
+        if alarm:
+            return self.alarm(y, 25)
+        self.learn_norm(norm)
+        self.row, self.calm = [], min(self.calm + 1, 100)
+        if self.cooldown == 0:
+            self.line.learn(y, y - level)
+            return self.slow_rise(y, level, scale)
+        high = 0.25 * limit * scale
+        self.cooldown = self.cooldown - 1 if y - level > high else 0
+        self.line.learn(min(y, level + high), None)
+        self.points, self.blocks = [], []
+        return False
+
+    def look(self, grad_norm):
+        """Log, rise, score and scale of a gradient norm, as far as they are known."""
+        if grad_norm is None or not grad_norm > 0:
+            return None, 0.0, None, 1.0
+        log = math.log(grad_norm)
+        rise = log - self.norms.level() if self.norms.values else 0.0
+        if self.norms.learnt < 12:
+            return log, rise, None, 1.0
+        scale = self.norms.scale(0.01)
+        return log, rise, rise / scale, scale
+
+    def learn_norm(self, norm):
+        log, rise, score, scale = norm
+        if log is not None:
+            cut = rise if score is None else min(rise, 2 * scale)
+            self.norms.learn(log - rise + cut, cut if self.norms.values else None)
+
+    def early(self, y, level):
+        highest, lowest = max(self.line.values), min(self.line.values)
+        if y - level > highest - level + max(math.log(3), 2 * (highest - lowest)):
+            return self.alarm(y, 3)
+        self.row = []
+        self.line.learn(y, y - level)
+        return False
+
+    def alarm(self, y, adopted_after):
+        self.row.append(y)
+        self.cooldown, self.calm, self.points, self.blocks = 25, 0, [], []
+        if len(self.row) == adopted_after:
+            self.line.move_to(self.row)
+            self.new_level()
+        return True
+
+    def judge(self, y, level, second):
+        scale = self.line.scale(0.002)
+        score = (y - level) / scale
+        pair = min(score, self.line.tail.last[0])
+        limit = self.line.tail.quantile(self.p * (0.65 if second is None else 0.4))
+        pair_limit = min(self.pair.quantile(self.p * 0.2), limit)
+        alarm = score > limit or pair > pair_limit
+        if second is not None:
+            joint = min(score, 3 * second)
+            alarm |= joint > max(self.joint.quantile(self.p * 0.5), 3)
+            self.joint.remember(joint, 8)
+        self.line.tail.remember(score, limit)
+        before = self.pair.last[0]
+        self.pair.points += 1
+        if before > 1 and score < 1:
+            self.pair.exceed(before)
+        self.pair.last = [min(pair, pair_limit), before]
+        return alarm and y - level > 0.05, limit, scale
+
+    def slow_rise(self, y, level, scale):
+        self.points.append(min(max(y, level - 3 * scale), level + 3 * scale))
+        if len(self.points) < 8:
+            return False
+        small = sum(v / 8 for v in self.points)
+        self.points = []
+        risen = _block_stands_high(self.drift[0], small, y, self.p * 8 * 0.125, self.calm)
+        self.blocks.append(small)
+        if len(self.blocks) == 4:
+            large = sum(v / 4 for v in self.blocks)
+            self.blocks = []
+            risen |= _block_stands_high(self.drift[1], large, y, self.p * 8 * 4 * 0.2, self.calm)
+        if risen:
+            self.calm, self.blocks = 0, []
+            for one in self.drift:
+                one.start_over(0)
+        return risen
+
+
+def _block_stands_high(baseline, mean, newest, p, calm):
+    if not baseline.values:
+        baseline.learn(mean, None)
+        return False
+    level = baseline.level()
+    rise = mean - level
+    if baseline.learnt >= 8:
+        score, limit = rise / baseline.scale(0.0005), baseline.tail.quantile(p)
+        high = score > limit and rise > 0.04 and newest - level > rise / 2
+        if high and calm >= 100:
+            return True
+        baseline.tail.remember(score, limit)
+    baseline.learn(mean, rise)
+    return False
 
 
 # Leakage

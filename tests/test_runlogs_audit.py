@@ -165,7 +165,7 @@ def test_a_gradient_norm_that_was_not_logged_is_no_finding(tmp_path):
 def test_labelled_runs_are_told_as_their_labels_say(shared, tmp_path):
     for name, code, step in (
         ("algo_criteo_genadam_s4", "loss-not-finite", 80),
-        ("nanogpt_soap_20241009", "loss-spike", 919),
+        ("algo_wmt_baseline_s0t1", "loss-spike", 23200),
         ("algo_wmt_shampoo_s1t5", "loss-spike", 32000),
     ):
         table = pq.read_table(shared / "data" / "runs" / f"{name}.parquet").to_pydict()

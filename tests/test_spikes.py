@@ -1,6 +1,7 @@
 """The spike detector: verdicts, state, bad input, and its score on labelled real runs."""
 
 import importlib
+import itertools
 import json
 import sys
 
@@ -60,8 +61,8 @@ def test_a_divergence_becomes_critical_and_then_the_new_level():
     detector = SpikeDetector()
     codes = [f.code if f else None for f in map(detector.update, loss)]
     assert codes[1000] == "loss-spike"
-    assert codes[1009:1030] == ["loss-divergence"] * 21
-    assert set(codes[1030:]) == {None}
+    assert codes[1009:1025] == ["loss-divergence"] * 16
+    assert set(codes[1025:]) <= {None, "hard-batch"}
 
 
 def test_nan_from_the_first_step_on_is_told_and_teaches_nothing():
@@ -91,7 +92,7 @@ def test_steps_may_repeat_go_back_and_jump():
     assert find_spikes(loss, step=steps).tolist() == [150]
     detector = SpikeDetector()
     found = [detector.update(x, step=int(s)) for x, s in zip(loss, steps, strict=True)]
-    assert [f.step for f in found if f] == [0]
+    assert [f.step for f in found if f and f.severity > Severity.INFO] == [0]
 
 
 def test_the_budget_is_monotone():
@@ -107,19 +108,32 @@ def test_streaming_and_the_whole_run_agree(loss):
     assert stream(loss) == find_spikes(np.array(loss)).tolist()
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(
-    st.lists(st.floats(0.01, 100) | st.just(np.nan), max_size=120),
+    st.lists(st.floats(0.01, 100) | st.just(np.nan), max_size=80),
     st.integers(0, 5),
     st.sampled_from([0.02, 0.2, 10, 1000]),
+    st.booleans(),
 )
-def test_the_twin_agrees(loss, seed, budget):
+def test_the_twin_agrees(loss, seed, budget, with_norm):
     loss = np.concatenate([healthy(150, seed), loss, healthy(60, seed + 1)])
-    twin = reference.find_spikes(loss, budget)
-    assert find_spikes(loss, false_alarms_per_10k=budget).tolist() == twin.tolist()
+    norms = None
+    if with_norm:
+        norms = np.exp(np.random.default_rng(seed).normal(size=len(loss)))
+        norms = np.where(np.isfinite(loss), norms * loss**2, np.nan)
+    found = find_spikes(loss, norms, false_alarms_per_10k=budget).tolist()
+    assert found == reference.find_spikes(loss, budget, grad_norm=norms).tolist()
 
 
-@settings(max_examples=50)
+def test_the_twin_agrees_on_a_slow_rise():
+    loss = healthy(3000, 1)
+    loss[2000:] += 0.002 * np.arange(1000)
+    found = find_spikes(loss)
+    assert 2000 < found[0] < 2200
+    assert found.tolist() == reference.find_spikes(loss).tolist()
+
+
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.sampled_from([0, 1, 1, 1, 5, 500, -3]), min_size=200, max_size=200))
 def test_uneven_steps_agree_with_the_stream_and_the_twin(gaps):
     loss = healthy(200) * np.exp(np.where(np.arange(200) % 50 == 49, 0.8, 0))
@@ -127,21 +141,112 @@ def test_uneven_steps_agree_with_the_stream_and_the_twin(gaps):
     found = find_spikes(loss, step=steps).tolist()
     assert found == reference.find_spikes(loss, step=steps).tolist()
     detector = SpikeDetector()
-    pairs = zip(loss, steps.tolist(), strict=True)
-    assert found == [i for i, (x, s) in enumerate(pairs) if detector.update(x, step=s)]
+    findings = [detector.update(x, step=s) for x, s in zip(loss, steps.tolist(), strict=True)]
+    assert found == [i for i, f in enumerate(findings) if f and f.severity > Severity.INFO]
 
 
 @given(losses, st.integers(0, 150))
 def test_a_resumed_detector_gives_the_same_bits(loss, cut):
     loss = [*healthy(60), *loss]
+    norms = [abs(x) + 0.1 * (i % 3) for i, x in enumerate(loss)]
     whole = SpikeDetector()
     for i, value in enumerate(loss[:cut]):
-        whole.update(value, step=i * (1 if i < 50 else 9))
+        whole.update(value, norms[i], i * (1 if i < 50 else 9), norms[i])
     resumed = SpikeDetector(1.0)
     resumed.load_state_dict(json.loads(json.dumps(whole.state_dict(), allow_nan=False)))
     assert resumed.state_dict() == whole.state_dict()
-    for value in loss[cut:]:
-        assert repr(resumed.update(value)) == repr(whole.update(value))
+    for i, value in enumerate(loss[cut:], cut):
+        one, other = (d.update(value, norms[i], 9 * i) for d in (resumed, whole))
+        assert repr(one) == repr(other)
+        assert repr(resumed.event) == repr(whole.event)
+    assert resumed.state_dict() == whole.state_dict()
+
+
+def test_a_hard_batch_is_known_by_what_follows():
+    loss = healthy(1000, 3)
+    loss[700] *= 1.6
+    detector = SpikeDetector()
+    found = [f for f in map(detector.update, loss) if f and f.step >= 700][:2]
+    assert [(f.code, f.severity, f.step) for f in found] == [
+        ("loss-spike", "warning", 700),
+        ("hard-batch", "info", 703),
+    ]
+    assert "3 points ago" in found[1].message
+    assert found[1].value == loss[700]
+    event = next(e for e in find_spikes(loss, events=True) if e.start == 700)
+    assert (event.code, event.severity, event.alarm) == ("hard-batch", "info", 700)
+
+
+@pytest.mark.parametrize("signal", ["grad_norm", "update_rms"])
+def test_a_second_signal_confirms_what_is_no_alarm_alone(signal):
+    loss = healthy(1000, 4)
+    loss[700] *= 1.4
+    second = np.exp(0.1 * np.random.default_rng(0).normal(size=1000))
+    assert 700 not in find_spikes(loss)
+    assert 700 not in find_spikes(loss, **{signal: second})
+    second[700] = 9
+    assert 700 in find_spikes(loss, **{signal: second})
+
+
+def test_a_gradient_alone_is_an_info():
+    loss, norms = healthy(1000, 3), np.exp(0.1 * np.random.default_rng(0).normal(size=1000))
+    norms[600:603] = 50
+    assert find_spikes(loss, norms).tolist() == find_spikes(loss).tolist()
+    detector = SpikeDetector()
+    found = [detector.update(x, g) for x, g in zip(loss, norms, strict=True)]
+    finding = found[600]
+    assert (finding.code, finding.severity) == ("gradient-spike", "info")
+    assert (finding.signal, finding.value) == ("grad_norm", 50.0)
+    event = next(e for e in find_spikes(loss, norms, events=True) if e.code == "gradient-spike")
+    assert (event.start, event.alarm) == (600, None)
+    assert event.findings <= 3
+
+
+def test_an_event_has_start_peak_and_end():
+    loss = healthy(1000, 1)
+    loss[500:506] += [1, 3, 5, 3, 2, 1]
+    loss[700:702] = np.nan
+    loss[998:] *= 4
+    detector = SpikeDetector()
+    for value in loss[:503]:
+        detector.update(value)
+    assert (detector.event.start, detector.event.peak, detector.event.over) == (500, 502, False)
+    events = [e for e in find_spikes(loss, events=True) if e.alarm is not None]
+    seen = [(e.code, e.start, e.peak, e.end, e.over) for e in events]
+    assert seen == [
+        ("loss-spike", 500, 502, 505, True),
+        ("loss-not-finite", 700, 700, 701, True),
+        ("loss-spike", 998, 998 + int(loss[999] > loss[998]), 999, False),
+    ]
+    assert events[0].value == loss[502]
+    assert 1.5 < events[0].expected < 4
+    assert np.isnan(events[1].value)
+    assert np.isinf(events[1].score)
+    json.dumps([e.to_dict() for e in events], allow_nan=False)
+
+
+@given(losses)
+def test_events_hold_every_alarm(loss):
+    alarms = find_spikes(np.array(loss))
+    events = find_spikes(np.array(loss), events=True)
+    assert all(a.end < b.start for a, b in itertools.pairwise(events))
+    for i in alarms.tolist():
+        assert any(e.start <= i <= e.end and e.alarm is not None for e in events)
+
+
+def test_many_runs_at_once_give_what_each_gives_alone():
+    runs = np.stack([healthy(3000, seed) for seed in range(40)])
+    runs[np.arange(40), 1000 + np.arange(40)] *= 3
+    norms, steps = np.sqrt(runs), np.arange(3000) * 10
+    for table in (runs, runs.astype(np.float32), np.asfortranarray(runs), runs[::-1, ::-1]):
+        together = find_spikes(table, norms, steps)
+        assert [t.tolist() for t in together] == [
+            find_spikes(t, n, steps).tolist() for t, n in zip(table, norms, strict=True)
+        ]
+    events = find_spikes(runs, step=np.broadcast_to(steps, runs.shape), events=True)
+    assert events == [find_spikes(run, step=steps, events=True) for run in runs]
+    assert find_spikes(np.ones((0, 5))) == []
+    assert [t.tolist() for t in find_spikes(np.ones((2, 0)))] == [[], []]
 
 
 GOOD = SpikeDetector().state_dict()
@@ -165,7 +270,18 @@ def test_a_foreign_state_is_a_value_error_and_changes_nothing(key, value):
 
 
 @pytest.mark.parametrize(
-    "state", [None, 3, {}, {**GOOD, "version": 2}, {**GOOD, "residuals": [0.0] * 201}]
+    "state",
+    [
+        None,
+        3,
+        {},
+        {**GOOD, "version": 1},
+        {**GOOD, "unknown": 0},
+        {**GOOD, "alarms": [0.0] * 25},
+        {**GOOD, "loss": {**GOOD["loss"], "residuals": [0] * 201, "learnt": 201}},
+        {**GOOD, "loss": {**GOOD["loss"], "learnt": float("nan")}},
+        {**GOOD, "pair": {**GOOD["pair"], "exceedances": 1}},
+    ],
 )
 def test_a_state_that_cannot_be_is_named(state):
     with pytest.raises(ValueError, match="state: "):
@@ -183,7 +299,10 @@ def test_a_budget_out_of_range_is_named(budget):
 @pytest.mark.parametrize(
     ("kwargs", "error", "match"),
     [
-        ({"loss": np.ones((2, 2))}, ValueError, "loss: expected one dimension"),
+        ({"loss": np.ones((2, 2, 2))}, ValueError, "loss: expected one dimension or two"),
+        ({"loss": np.ones((2, 2)), "step": np.ones(3)}, ValueError, "step: expected shape"),
+        ({"loss": np.ones((2, 2)), "grad_norm": np.ones(2)}, ValueError, "grad_norm: expected sh"),
+        ({"loss": [1.0], "update_rms": ["a"]}, TypeError, "update_rms: expected real numbers"),
         ({"loss": 1.0}, ValueError, "loss: expected one dimension"),
         ({"loss": np.ones(3, dtype=complex)}, TypeError, "loss: expected real numbers"),
         ({"loss": ["a", "b"]}, TypeError, "loss: expected real numbers"),
@@ -214,12 +333,16 @@ def test_every_real_array_is_taken():
     assert find_spikes(np.r_[np.full(50, 3), 9]).tolist() == [50]  # integers
 
 
-def test_score_on_labelled_real_runs(shared):
+def the_scorer(shared):
     sys.path.insert(0, str(shared / "tools"))
     try:
-        scorer = importlib.import_module("score_spikes")
+        return importlib.import_module("score_spikes")
     finally:
         sys.path.pop(0)
+
+
+def test_score_on_labelled_real_runs(shared):
+    scorer = the_scorer(shared)
     found = false = events = 0
     for name, step, loss, grad_norm, labels in scorer.read_runs(shared / "data"):
         alarms = gyrostat.find_spikes(loss, grad_norm, step)
@@ -230,4 +353,33 @@ def test_score_on_labelled_real_runs(shared):
         hits, _, wrong = scorer.score_run(step, alarms, labels)
         found, events, false = found + sum(h for _, h in hits), events + len(hits), false + wrong
     precision, recall = found / (found + false), found / events
-    assert 2 * precision * recall / (precision + recall) >= 0.93
+    assert 2 * precision * recall / (precision + recall) >= 0.98
+    assert false <= 1
+
+
+def test_the_budget_holds_on_real_healthy_runs(shared):
+    runs = [
+        (loss, grad_norm, step)
+        for name, step, loss, grad_norm, labels in the_scorer(shared).read_runs(shared / "data")
+        if "nanogpt" in name or all(label["kind"] == "none" for label in labels)
+    ]
+    points = sum(len(loss) for loss, _, _ in runs)
+    for budget in (0.1, 0.3, 1, 3, 10):
+        alarms = sum(len(find_spikes(*run, false_alarms_per_10k=budget)) for run in runs)
+        rate = 1e4 * alarms / points
+        assert rate <= 2 * budget
+        assert budget < 1 or rate >= budget / 2
+
+
+def test_faults_in_real_language_model_runs_are_found(shared):
+    for name, _, loss, _, _ in the_scorer(shared).read_runs(shared / "data"):
+        if "nanogpt" not in name:
+            continue
+        at = int(0.6 * len(loss))
+        after = np.arange(len(loss) - at)
+        decaying, growing = loss.copy(), loss.copy()
+        decaying[at:] += 1.5 * np.exp(-after / 30)
+        growing[at:] *= 1.02 ** np.minimum(after, 150)
+        for faulty in (decaying, growing):
+            found = find_spikes(faulty, false_alarms_per_10k=1)
+            assert np.any((found >= at) & (found < at + 40)), name

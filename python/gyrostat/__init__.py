@@ -13,13 +13,14 @@ from gyrostat import _core
 from gyrostat.findings import Finding, Severity
 from gyrostat.leakage import check_leakage
 from gyrostat.runlogs import audit
-from gyrostat.spikes import SpikeDetector, find_spikes
+from gyrostat.spikes import SpikeDetector, SpikeEvent, find_spikes
 from gyrostat.tensors import TensorStats, summarize, summarize_all, total_norm
 
 __all__ = [
     "Finding",
     "Severity",
     "SpikeDetector",
+    "SpikeEvent",
     "TensorStats",
     "__version__",
     "audit",

@@ -1,5 +1,5 @@
 from collections.abc import Callable, Sequence
-from typing import Any, TypedDict, final, type_check_only
+from typing import Any, TypeAlias, TypedDict, final, type_check_only
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,24 +35,52 @@ class _BuildInfo(TypedDict):
 
 def build_info() -> _BuildInfo: ...
 
+_Table: TypeAlias = NDArray[np.float64] | NDArray[np.float32]
+
+# Code, expected value, threshold, score, duration, position; start of the event, its highest loss.
+_PlainVerdict: TypeAlias = tuple[str, float, float, float, int, int, int, float]
+
+# Code, start, peak, end, first alarm, findings, expected and highest loss, score, confirmed, over.
+_PlainEvent: TypeAlias = tuple[
+    str,
+    int,
+    int,
+    int,
+    int | None,
+    int,
+    float | None,
+    float | None,
+    float | None,
+    bool,
+    bool,
+]
+
 @final
 class SpikeDetector:
     def __new__(cls, false_alarms_per_10k: float) -> SpikeDetector: ...
     def update(
-        self, loss: float, grad_norm: float | None = None, step: float | None = None
-    ) -> tuple[str, float, float, float, int] | None:
-        """Code, expected loss, threshold, score and duration of an alarm."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, d: dict[str, Any]) -> None: ...
+        self,
+        loss: float,
+        grad_norm: float | None = None,
+        step: float | None = None,
+        update_rms: float | None = None,
+    ) -> _PlainVerdict | None: ...
+    @property
+    def seen(self) -> int: ...
+    @property
+    def event(self) -> _PlainEvent | None: ...
+    def state_json(self) -> str: ...
+    def load_state_json(self, text: str) -> None: ...
 
 def find_spikes(
-    loss: NDArray[np.float64],
-    grad_norm: NDArray[np.float64] | None,
-    step: NDArray[np.float64] | None,
+    loss: _Table,
+    grad_norm: _Table | None,
+    step: _Table | None,
+    update_rms: _Table | None,
     false_alarms_per_10k: float,
-) -> NDArray[np.int64]:
-    """Indices of the alarms; all arrays one-dimensional and contiguous."""
+    events: bool,
+) -> list[Any]:
+    """For each row the indices of the alarms, or the events; all of one two-dimensional shape."""
 
 @final
 class TensorStats:

@@ -82,6 +82,12 @@ CATALOGUE: Mapping[str, Code] = _catalogue(
         "Do not apply the update. Check the batch for NaN, then overflow in low precision.",
     ),
     Code(
+        "hard-batch",
+        Severity.INFO,
+        "one loss stands out as those of hard batches do, and nothing follows",
+        "Nothing: skipping such batches throws good data away. If it recurs, look at the batch.",
+    ),
+    Code(
         "gradient-not-finite",
         Severity.CRITICAL,
         "a gradient holds NaN or Inf",

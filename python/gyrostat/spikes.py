@@ -2,38 +2,111 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gyrostat import _core
-from gyrostat.findings import CATALOGUE, Finding
+from gyrostat.findings import CATALOGUE, Finding, Severity, plain
 
-__all__ = ["SpikeDetector", "find_spikes"]
+__all__ = ["SpikeDetector", "SpikeEvent", "find_spikes"]
+
+_VERSION = 2
+
+_Floats: TypeAlias = NDArray[np.float64] | NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class SpikeEvent:
+    """Findings that belong together, from the first sign to the last high point.
+
+    Positions count points from 0: they are indices into the arrays given to :func:`find_spikes`,
+    or calls of :meth:`SpikeDetector.update`. An event is over after three points in a row that are
+    not above the noise, when its level is taken as the new one, or when a loss becomes finite
+    again.
+
+    Attributes:
+        code: The worst that was found. A ``loss-spike`` of one point that the second signal did not
+            confirm and nothing followed is a ``hard-batch`` in the end, where each step is logged.
+        severity: How bad it is.
+        start: Position of the first sign.
+        peak: Position of the highest loss; of the first one that is not finite.
+        end: Position of the last high point.
+        alarm: Position of the first finding of severity warning or critical, or None.
+        findings: Number of points with a finding.
+        value: The highest loss; NaN if it is not finite.
+        expected: The loss that a healthy run would have shown at the start; NaN if not known.
+        score: The highest score (1.0 is the threshold of an alarm); infinite if not finite.
+        confirmed: Whether gradient norm or update rose along.
+        over: Whether the event is over.
+    """
+
+    code: str
+    severity: Severity
+    start: int
+    peak: int
+    end: int
+    alarm: int | None
+    findings: int
+    value: float
+    expected: float
+    score: float
+    confirmed: bool
+    over: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """The event as plain values that JSON can hold (non-finite floats as strings)."""
+        return {name: plain(getattr(self, name)) for name in self.__slots__}
+
+
+def _event(event: tuple[Any, ...]) -> SpikeEvent:
+    code, start, peak, end, alarm, findings, expected, highest, score, confirmed, over = event
+    return SpikeEvent(
+        code=code,
+        severity=_severity(code),
+        start=start,
+        peak=peak,
+        end=end,
+        alarm=alarm,
+        findings=findings,
+        value=math.nan if highest is None else highest,
+        expected=math.nan if expected is None else expected,
+        score=math.inf if score is None else score,
+        confirmed=confirmed,
+        over=over,
+    )
+
+
+def _severity(code: str) -> Severity:
+    # The loss does not follow: rules.GradientRule says when a gradient alone is worth a warning.
+    return Severity.INFO if code == "gradient-spike" else CATALOGUE[code].severity
 
 
 class SpikeDetector:
     """Finds what is wrong with a loss as it comes, with a budget of false alarms.
 
-    The loss is judged by its logarithm, or as it is once it has been negative. Its level is
-    the lower of two running medians (25 and 9 points) over healthy values, so a descent is followed
-    and a rise is not. The threshold comes from the run's own noise: the upper 40 % of the last 200
-    one-step residuals is taken as a generalised Pareto tail (peaks over threshold; Pickands, 1975)
-    of shape 0.03, and its quantile of probability ``false_alarms_per_10k / 10,000`` is the rise
-    that is an alarm; the second of two points in a row needs only that of the probability to the
-    power 0.7. An alarm must also stand above every healthy value among the last 25. The constants
-    were set on labelled public training runs.
+    The loss is judged by its logarithm, or as it is once it has been negative, against a level that
+    follows a descent at once and a rise slowly, in units of a scale learnt from healthy points
+    alone. The threshold is the quantile that the budget asks for, of a tail that begins as that of
+    public training runs and becomes the run's own (peaks over threshold; Pickands, 1975). An alarm
+    is one point, two in a row, one that the gradient norm or update confirms, or a slow rise in the
+    means of 8 or 32 points. ``docs/spikes.md`` has the rules, their constants and what they cost.
 
     What is an alarm is never learnt from. After 10 alarms in a row a spike is called a divergence;
-    after 30 their level is taken as the new one. Judgement starts at the 21st point; before that
+    after 25 their level is taken as the new one. Judgement starts at the 14th point; before that
     a loss is an alarm only if it triples the highest so far. Points are judged in the order in
     which they come; their steps may repeat or go back. When three gaps between steps in a row
     differ from the usual one by more than a factor of 4, the log has changed its interval, and the
     noise is learnt anew.
 
-    Codes: ``loss-spike`` (warning), ``loss-divergence`` (critical), ``loss-not-finite`` (critical).
+    Codes: ``loss-spike`` (warning), ``loss-divergence`` and ``loss-not-finite`` (critical), which
+    count against the budget; ``hard-batch`` (one outlier of the loss as hard batches make) and
+    ``gradient-spike`` (the gradient alone), both of severity info.
 
     Example:
         >>> detector = SpikeDetector()
@@ -51,53 +124,43 @@ class SpikeDetector:
 
     def __init__(self, false_alarms_per_10k: float = 0.2) -> None:
         self._core = _core.SpikeDetector(false_alarms_per_10k)
-        self._seen = 0
+        self._judge = self._core.update
 
     def update(
-        self, loss: float, grad_norm: float | None = None, step: int | None = None
+        self,
+        loss: float,
+        grad_norm: float | None = None,
+        step: int | None = None,
+        update_rms: float | None = None,
     ) -> Finding | None:
         """Judges the next loss.
 
         Args:
             loss: The loss; NaN and Inf are findings, not errors.
-            grad_norm: The gradient norm, if known. A loss of exactly zero under a norm of NaN is
-                told as not finite: the Hugging Face Trainer logs NaN that way.
+            grad_norm: The gradient norm, if known. It confirms a rise of the loss that would not be
+                an alarm alone. A loss of exactly zero under a norm of NaN is told as not finite:
+                the Hugging Face Trainer logs NaN that way.
             step: The step of this point; counted from 0 if None.
+            update_rms: Root mean square of the update, if known; confirms like ``grad_norm``.
 
         Returns:
-            What is wrong, or None.
+            What is wrong, or None. When an alarm of one point turns out to have been a hard batch,
+            that is told as a ``hard-batch`` three points later.
         """
-        verdict = self._core.update(loss, grad_norm, step)
-        self._seen += 1
+        verdict = self._judge(loss, grad_norm, step, update_rms)
         if verdict is None:
             return None
-        code, expected, threshold, score, duration = verdict
-        if code == "loss-not-finite":
-            message = f"loss is {loss}"
-            if loss == 0.0:
-                message = "loss is logged as 0 under a gradient norm of NaN: it was NaN"
-        else:
-            message = f"loss {loss:.4g}, expected about {expected:.4g}"
-            if duration > 1:
-                message += f", for {duration} points now"
-        evidence: dict[str, Any] = {"threshold": threshold, "duration": duration}
-        if grad_norm is not None:
-            evidence["grad_norm"] = float(grad_norm)
-        return Finding(
-            code,
-            CATALOGUE[code].severity,
-            step=self._seen - 1 if step is None else step,
-            signal="loss",
-            value=float(loss),
-            expected=expected,
-            score=score,
-            message=message,
-            evidence=evidence,
-        )
+        return _finding(verdict, loss, grad_norm, step)
+
+    @property
+    def event(self) -> SpikeEvent | None:
+        """The event under way, as far as it has come."""
+        event = self._core.event
+        return None if event is None else _event(event)
 
     def state_dict(self) -> dict[str, Any]:
         """The state as plain values that strict JSON can hold, bit for bit."""
-        return {**self._core.state_dict(), "seen": self._seen}
+        return {"version": _VERSION, **json.loads(self._core.state_json())}
 
     def load_state_dict(self, d: Mapping[str, Any]) -> None:
         """Goes on exactly where the detector that gave ``d`` stood, its budget included.
@@ -107,11 +170,55 @@ class SpikeDetector:
         """
         if not isinstance(d, Mapping):
             raise ValueError(f"state: expected a mapping, got {type(d).__name__}")
-        seen = d.get("seen")
-        if not isinstance(seen, int) or isinstance(seen, bool) or seen < 0:
-            raise ValueError(f"state: expected seen to be a count, got {seen!r}")
-        self._core.load_state_dict(dict(d))
-        self._seen = seen
+        if d.get("version") != _VERSION or isinstance(d["version"], bool):
+            raise ValueError(f"state: expected version {_VERSION}, got {d.get('version')!r}")
+        try:
+            text = json.dumps({k: v for k, v in d.items() if k != "version"}, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"state: expected plain values, got {error}") from error
+        self._core.load_state_json(text)
+
+
+def _finding(
+    verdict: tuple[Any, ...], loss: float, grad_norm: float | None, step: int | None
+) -> Finding:
+    code, expected, threshold, score, duration, position, start, highest = verdict
+    signal, value = "loss", float(loss)
+    evidence: dict[str, Any] = {"threshold": threshold, "duration": duration, "start": start}
+    if code == "loss-not-finite":
+        message = f"loss is {loss}"
+        if loss == 0.0:
+            message = "loss is logged as 0 under a gradient norm of NaN: it was NaN"
+    elif code == "gradient-spike":
+        signal, value = "grad_norm", math.nan if grad_norm is None else float(grad_norm)
+        message = f"gradient norm {value:.4g}, expected about {expected:.4g}; the loss is as usual"
+    elif duration == 0:
+        value = highest
+        message = (
+            f"loss {highest:.4g}, {position - start} points ago, was one hard batch: "
+            "nothing followed"
+        )
+    else:
+        message = f"loss {loss:.4g}, expected about {expected:.4g}"
+        if code == "hard-batch":
+            message += ", as hard batches of this run are"
+        elif duration > 1:
+            message += f", for {duration} points now"
+    if position > start:
+        evidence["peak"] = highest
+    if grad_norm is not None:
+        evidence["grad_norm"] = float(grad_norm)
+    return Finding(
+        code,
+        _severity(code),
+        step=position if step is None else step,
+        signal=signal,
+        value=value,
+        expected=expected,
+        score=score,
+        message=message,
+        evidence=evidence,
+    )
 
 
 def find_spikes(
@@ -119,34 +226,65 @@ def find_spikes(
     grad_norm: ArrayLike | None = None,
     step: ArrayLike | None = None,
     false_alarms_per_10k: float = 0.2,
-) -> NDArray[np.int64]:
-    """The verdicts of :class:`SpikeDetector` over a whole run, in one call.
+    *,
+    update_rms: ArrayLike | None = None,
+    events: bool = False,
+) -> Any:
+    """The verdicts of :class:`SpikeDetector` over a whole run, or over many, in one call.
+
+    Many runs are judged in parallel, each on its own. Arrays of float64 and float32 are read where
+    they are, with any stride; other numbers are copied to float64.
 
     Args:
-        loss: Shape ``(n,)``, real numbers.
-        grad_norm: Shape ``(n,)``; NaN where it is not known.
-        step: Shape ``(n,)``, the step of each point; evenly spaced if None.
+        loss: Shape ``(n,)``, or ``(runs, n)`` for several runs; real numbers.
+        grad_norm: The shape of ``loss``; NaN where it is not known.
+        step: The step of each point, shape ``(n,)`` or that of ``loss``; evenly spaced if None.
         false_alarms_per_10k: False alarms per 10,000 points that a healthy run may cost.
+        update_rms: The shape of ``loss``; NaN where it is not known.
+        events: Whether to return events in place of indices.
 
     Returns:
-        Indices of the findings of severity warning or critical, ascending.
+        Ascending int64 indices of the findings of severity warning or critical, as
+        :meth:`SpikeDetector.update` raises them; with ``events`` a list of :class:`SpikeEvent`, the
+        infos among them, in order of their starts. For several runs a list of these, one a run.
 
     Raises:
         ValueError: If a shape is wrong or the budget is out of range.
         TypeError: If an array does not hold real numbers.
     """
-    values = _column("loss", loss)
-    norms = None if grad_norm is None else _column("grad_norm", grad_norm, len(values))
-    steps = None if step is None else _column("step", step, len(values))
-    return _core.find_spikes(values, norms, steps, false_alarms_per_10k)
+    losses = _table("loss", loss)
+    if losses.ndim not in (1, 2):
+        raise ValueError(f"loss: expected one dimension or two, got shape {losses.shape}")
+    found = _core.find_spikes(
+        losses[np.newaxis] if losses.ndim == 1 else losses,
+        _as_many("grad_norm", grad_norm, losses.shape),
+        _as_many("step", step, losses.shape),
+        _as_many("update_rms", update_rms, losses.shape),
+        false_alarms_per_10k,
+        events,
+    )
+    if events:
+        found = [[_event(event) for event in run] for run in found]
+    return found[0] if losses.ndim == 1 else found
 
 
-def _column(name: str, values: ArrayLike, length: int | None = None) -> NDArray[np.float64]:
+def _table(name: str, values: ArrayLike) -> _Floats:
     array = np.asarray(values)
     if array.dtype.kind not in "fiu" and array.size:
         raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
-    if array.ndim != 1:
-        raise ValueError(f"{name}: expected one dimension, got shape {array.shape}")
-    if length is not None and len(array) != length:
-        raise ValueError(f"{name}: expected {length} values as in loss, got {len(array)}")
-    return np.ascontiguousarray(array, dtype=np.float64)
+    if array.dtype in (np.float64, np.float32) and array.dtype.isnative:
+        return cast("_Floats", array)
+    return array.astype(np.float64)
+
+
+def _as_many(name: str, values: ArrayLike | None, shape: tuple[int, ...]) -> _Floats | None:
+    """The values in two dimensions, if there are any and they fit a loss of ``shape``."""
+    if values is None:
+        return None
+    table = _table(name, values)
+    # The steps of one run hold for all.
+    if table.shape != shape and not (name == "step" and table.shape == shape[-1:]):
+        expected = f"{shape[0]} values" if len(shape) == 1 else f"shape {shape}"
+        got = len(table) if table.ndim == 1 else f"shape {table.shape}"
+        raise ValueError(f"{name}: expected {expected} as in loss, got {got}")
+    return cast("_Floats", np.broadcast_to(table, shape if len(shape) == 2 else (1, *shape)))

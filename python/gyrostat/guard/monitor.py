@@ -238,6 +238,8 @@ class Guard:
             findings.append(finding)
         scaler_skips = not math.isfinite(total) and self._subject.expects_overflow()
         if not scaler_skips and (finding := self._gradients.update(norms, step)) is not None:
+            # The rule names the layer; what the detector saw of the same gradient adds nothing.
+            findings = [f for f in findings if f.code != finding.code]
             findings.append(finding)
         if worst(findings) in (None, Severity.INFO):
             return self._with_culprits(findings, norms)

@@ -41,7 +41,7 @@ class GradientRule:
             return self._not_finite(sick, norms, step)
         total = math.hypot(*norms.values())
         verdict = self._detector.update(total, step=step)
-        if verdict is not None and verdict.expected:
+        if verdict is not None and verdict.severity > Severity.INFO and verdict.expected:
             ratio = total / verdict.expected
             if ratio >= _LEAST_RATIO:
                 return self._spike(norms, total, ratio, verdict, step)

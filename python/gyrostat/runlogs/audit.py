@@ -81,7 +81,7 @@ def _loss_alarms(run: RunLog, skipped: Bools) -> list[Finding]:
         if row > 0 and steps[row - 1] > steps[row] <= begin:
             detector, begin = SpikeDetector(), steps[row]
         alarm = detector.update(loss[row], grad_norm[row], int(steps[row]))
-        if alarm is None:
+        if alarm is None or alarm.severity < Severity.WARNING:
             continue
         if events and _goes_on(*events[-1][-1], row, alarm):
             events[-1].append((row, alarm))
@@ -103,6 +103,7 @@ def _one_of(event: Sequence[tuple[int, Finding]], run: RunLog) -> Finding:
     peak = float(losses.max())  # NaN if one is NaN
     evidence = {**first.evidence, **_extent(run.columns["step"], first_row, last_row), "peak": peak}
     evidence.pop("duration", None)
+    evidence.pop("start", None)  # counts points, where end_step counts steps
     message = first.message
     if last_row > first_row:
         message += f", until step {evidence['end_step']} ({len(losses)} points"
