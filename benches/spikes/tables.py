@@ -173,29 +173,39 @@ def budgets(runs, cases):
         row += [f"{findings}", f"{count}", per_10k(count, points)]
         row.append(f"{1e4 * count / points / budget:.2f}")
         row += [per_10k(*half) if half[1] else "" for half in halves.values()]
-        rows.append(row + [found_within(budget, fault, cases) for fault in injections.FAULTS])
+        row += [found_within(alarms_of, budget, fault, cases) for fault in injections.FAULTS]
+        told = sum(int(run.healthy[findings_of(run, budget)].sum()) for run in runs)
+        row += [
+            f"{1e4 * told / points:.1f}",
+            found_within(findings_of, budget, injections.FAULTS[0], cases),
+        ]
+        rows.append(row)
     head = ["budget per 10k", "findings", "alarms", "alarms per 10k", "of the budget"]
     head += ["per 10k, tuned on", "per 10k, held out"]
     head += [fault.name for fault in injections.FAULTS]
+    head += ["with infos: findings per 10k", f"with infos: {injections.FAULTS[0].name}"]
     steps = sum(int(run.healthy.sum()) for run in runs)
     title = f"#### The budget of false alarms, {len(runs)} runs, {steps:,} healthy steps\n\n"
     return title + markdown(head, rows)
 
 
-def found_within(budget, fault, cases):
+def alarms_of(run, budget):
+    """Where Gyrostat warns, from the loss alone."""
+    return gyrostat.find_spikes(run.loss, step=run.step, false_alarms_per_10k=budget).tolist()
+
+
+def findings_of(run, budget):
+    """Where it says anything, infos included."""
+    update = gyrostat.SpikeDetector(budget).update
+    points = zip(run.loss.tolist(), run.step.astype(int).tolist(), strict=True)
+    return [i for i, (loss, step) in enumerate(points) if update(loss, None, step) is not None]
+
+
+def found_within(judge, budget, fault, cases):
     """How often Gyrostat finds a fault at this budget, and how late."""
-
-    def alarms(run):
-        return gyrostat.find_spikes(run.loss, step=run.step, false_alarms_per_10k=budget).tolist()
-
-    return found_at(
-        injections.latencies(
-            fault,
-            cases,
-            [alarms(case.with_fault(fault)) for case in cases],
-            [alarms(case.run) for case in cases],
-        )
-    )
+    found = [judge(case.with_fault(fault), budget) for case in cases]
+    without = [judge(case.run, budget) for case in cases]
+    return found_at(injections.latencies(fault, cases, found, without))
 
 
 def found_at(latencies):
