@@ -135,9 +135,11 @@ impl Blocks {
             && state.pending.len() < CHUNK
             && state.chunks >= 1
             && state.filled < state.chunks;
-        let lists = [&state.pending, &state.levels, &state.spreads];
-        let mut numbers = lists.into_iter().flatten().chain([&state.level, &state.spread]);
-        let sound = numbers.all(|v| v.abs() <= 2.0 * LARGEST)
+        let numbers = [&state.pending, &state.levels, &state.spreads];
+        let sound = [state.level, state.spread]
+            .iter()
+            .chain(numbers.into_iter().flatten())
+            .all(|v| v.abs() <= 2.0 * LARGEST)
             && state.ends.iter().all(|end| end.is_finite());
         if fits && sound {
             return Ok(Self(state));
