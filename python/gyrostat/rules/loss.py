@@ -58,6 +58,7 @@ class LossPlateau:
     """
 
     _LEAST_BLOCKS = 24
+    _EVERY = 4
     _GAIN_OF_LEVEL = 0.01
     _GAIN_OF_NOISE = 0.1
     _DESCENT = -3.0
@@ -75,7 +76,10 @@ class LossPlateau:
             step: Its step.
         """
         blocks, memory = self._blocks, self._memory
-        if not blocks.push(loss, step) or (n := len(blocks)) < self._LEAST_BLOCKS:
+        if not blocks.push(loss, step):
+            return None
+        n = len(blocks)
+        if n < self._LEAST_BLOCKS or n % self._EVERY:
             return None
         half = n // 2
         trend = blocks.trend(half, _CONFIDENCE)
@@ -131,6 +135,7 @@ class _FromTheStart:
     peak_rate: float | None = None
     warm: bool = True
     settled: bool = False
+    descended: bool = False
 
 
 class LossNotDecreasing:
@@ -162,6 +167,11 @@ class LossNotDecreasing:
         self._blocks = _core.Blocks(_BLOCKS)
         self._memory = _FromTheStart()
 
+    @property
+    def descended(self) -> bool:
+        """Whether the loss has gone down, or is one of those that need not."""
+        return self._memory.descended
+
     def update(self, loss: float, step: int, lr: float | None = None) -> Finding | None:
         """Judges the next loss.
 
@@ -184,7 +194,7 @@ class LossNotDecreasing:
         else:
             memory.warm = False
         if loss <= 0.0:
-            memory.settled = True
+            memory.settled = memory.descended = True
             return None
         blocks = self._blocks
         if not blocks.push(loss, step) or (n := len(blocks)) < self._LEAST_BLOCKS:
@@ -198,7 +208,7 @@ class LossNotDecreasing:
         real = max(self._DROP_OF_NOISE * noise, least)
         from_first = memory.first - now > self._FROM_FIRST * real
         if from_first or (trend[0] <= self._DESCENT and drop > real):
-            memory.settled = True
+            memory.settled = memory.descended = True
             return None
         begin = memory.first_step if memory.first_step is not None else step
         if memory.warm or abs(step - begin) < self._LEAST_STEPS:
@@ -234,6 +244,8 @@ class LossNotDecreasing:
 @dataclass(slots=True)
 class _Rising:
     told: bool = False
+    best: float | None = None
+    noise: float = 0.0
     pending: list[float] = field(default_factory=list)
 
 
@@ -269,26 +281,36 @@ class SlowDivergence:
         """
         if not math.isfinite(loss):
             return None
-        memory = self._memory
-        full = self._blocks.push(loss, step)
+        memory, blocks = self._memory, self._blocks
         memory.pending.append(loss)
-        if len(memory.pending) == self._CHUNK:
-            held = self._window.push(sorted(memory.pending)[self._CHUNK // 2])
-            memory.pending = []
-            for count, least_z in self._SHORT:
-                if held >= count:
-                    found = self._look(self._window.values[-count:], least_z, step)
-                    if found is not None:
-                        return found
-        if full and len(self._blocks) >= self._LONG:
-            return self._look(self._blocks.levels[-self._LONG :], self._LONG_Z, step)
-        return None
+        full = blocks.push(loss, step)
+        if full:
+            level = blocks.levels[-1]
+            memory.best = level if memory.best is None else min(memory.best, level)
+            memory.noise = blocks.noise(_BLOCKS)
+        if len(memory.pending) < self._CHUNK:
+            return None
+        median = sorted(memory.pending)[self._CHUNK // 2]
+        memory.pending = []
+        held = self._window.push(median)
+        # What costs time is looked at only where the level has risen.
+        if not memory.told and (
+            memory.best is None or median - memory.best <= self._RISE * memory.noise
+        ):
+            return None
+        found = None
+        for count, least_z in self._SHORT:
+            if found is None and held >= count:
+                found = self._look(self._window.values[-count:], least_z, step)
+        if found is None and full and len(blocks) >= self._LONG:
+            found = self._look(blocks.levels[-self._LONG :], self._LONG_Z, step)
+        return found
 
     def _look(self, levels: list[float], least_z: float, step: int) -> Finding | None:
         newest = sorted(levels[-self._NEWEST :])
         now = (newest[1] + newest[2]) / 2.0
-        best = min(self._blocks.levels)
-        noise = self._blocks.noise(_BLOCKS)
+        best = self._memory.best if self._memory.best is not None else now
+        noise = self._memory.noise
         over = now - best
         if self._memory.told:
             self._memory.told = over > self._RISE * noise / 2.0
@@ -342,7 +364,7 @@ class _Level:
     rate: float | None = None
     rate_ratio: float = 1.0
     rate_changed_at: int = 0
-    initial: float | None = None
+    first: list[float] = field(default_factory=list)
 
 
 class LevelShift:
@@ -353,12 +375,14 @@ class LevelShift:
     medians of twelve points after and of 28 before differ with a deviation of 0.43 of that noise,
     so this is seven of their own, which leaves room for noise with heavy tails and memory. Expected is the level before, or that level
     moved on along its trend, so that neither a descent nor its end counts. Nine tenths of the
-    points after must lie beyond nine tenths of those before, and the second half may have moved no
-    further on than half of the shift: a slope is no shift. Told 24 points after it began. When
+    points after must lie beyond nine tenths of those before, and the second half may have moved
+    on by no more than half of the shift, nor back by more than three tenths: a slope is no shift,
+    and a spike that decays is none. Told 24 to 32 points after it began. When
     the number of steps between two points changes by a factor of 4, the comparison begins anew.
 
-    A shift up is a warning: a restart (told as such where it comes back to the level that the run
-    began with), other data, or a divergence that has found a new level. A shift down is an info: an
+    A shift up is a warning: other data, a divergence that has found a new level, or a restart, told
+    as such where the highest points come within a fifth of the first ones of the run; a loss that
+    falls again from there is a shift as well. A shift down is an info: an
     epoch boundary at which a model has memorised its data, or other data. If the learning rate is
     known to have changed by a factor of 1.5 or more from one point to the next at that place, a
     shift down is an info with the cause ``"learning-rate"``.
@@ -367,9 +391,12 @@ class LevelShift:
     _BEFORE = 56
     _AFTER = 24
     _LEAST_BEFORE = 16
-    _EVERY = 4
+    _EVERY = 8
     _RISE = 3.0
     _DRIFT = 0.5
+    _RETURN = 0.3
+    _FIRST = 3
+    _NEAR_FIRST = 0.8
     _RATE_RATIO = 1.5
     _RATE_NEAR = 12  # points that the change of the rate may lie before the 24
 
@@ -391,6 +418,8 @@ class LevelShift:
             self._note_rate(lr)
         if _pace_changes(memory, step):
             self._window.clear()
+        if len(memory.first) < self._FIRST and math.isfinite(loss):
+            memory.first.append(loss)
         held = self._window.push(loss)
         if memory.points % self._EVERY or held < self._LEAST_BEFORE + self._AFTER:
             return None
@@ -398,14 +427,19 @@ class LevelShift:
         if shift is None:
             return None
         before, rise, drift, after, noise, separate = shift
-        if memory.initial is None:
-            memory.initial = before
         if abs(rise) < self._RISE or not separate or drift > self._DRIFT:
             return None
-        if rise < 0.0 and drift < -self._DRIFT:
+        restarts = rise > 0.0 and self._is_back_at_the_start(before)
+        if drift < -self._RETURN and not restarts:
             return None
         self._window.clear()
-        return self._finding(step, before, after, rise, noise)
+        return self._finding(step, before, after, rise, noise, restarts=restarts)
+
+    def _is_back_at_the_start(self, before: float) -> bool:
+        """Whether the highest points after the shift come near to the first of the run."""
+        first = sorted(self._memory.first)[self._FIRST // 2]
+        highest = sorted(self._window.values[-self._AFTER :])[-self._FIRST // 2]
+        return before < first and highest - before >= self._NEAR_FIRST * (first - before)
 
     def _note_rate(self, lr: float) -> None:
         memory = self._memory
@@ -416,19 +450,26 @@ class LevelShift:
         memory.rate = lr if math.isfinite(lr) else None
 
     def _finding(
-        self, step: int, before: float, after: float, rise: float, noise: float
+        self,
+        step: int,
+        before: float,
+        after: float,
+        rise: float,
+        noise: float,
+        *,
+        restarts: bool,
     ) -> Finding:
         memory = self._memory
         evidence: dict[str, Any] = {"noise": noise, "points_ago": self._AFTER, "cause": None}
         severity = Severity.WARNING if rise > 0.0 else Severity.INFO
-        message = f"the level of the loss went from {before:.4g} to {after:.4g} and stays"
+        message = f"the level of the loss went from {before:.4g} to {after:.4g} within few points"
         since = memory.points - memory.rate_changed_at
         if memory.rate_changed_at and since <= self._AFTER + self._RATE_NEAR:
             evidence |= {"cause": "learning-rate", "rate_ratio": memory.rate_ratio}
             message += f", as the learning rate changed by a factor of {memory.rate_ratio:.3g}"
-        elif rise > 0.0 and memory.initial is not None and after > 0.5 * (before + memory.initial):
+        elif restarts:
             evidence |= {"cause": "restart"}
-            message += ", near the level that the run began with, as after a restart"
+            message += ", after points as high as the first of the run: a restart, or as good as one"
         return _finding(
             "level-shift",
             step,
@@ -570,16 +611,15 @@ class LossSuspiciouslyLow:
     """Tells when the loss has gone where a healthy one rarely does.
 
     Looked at every 16 points, over the last 32: most of them below zero, where a cross-entropy or a
-    squared error cannot be; or their median a thousandth or less of the level of the first 16, a
-    fall that takes a task without noise in its labels, memorised data, or the answer among the
-    inputs. Both are infos, told once each: a policy-gradient loss or a log-density is negative
-    without fault.
+    squared error cannot be; or their median 1/500 or less of that of the first 16, a fall that takes a task
+    without noise in its labels, memorised data, or the answer among the inputs. Both are infos,
+    told once each: a policy-gradient loss or a log-density is negative without fault.
     """
 
     _WINDOW = 32
     _FIRST = 16
     _EVERY = 16
-    _SHARE = 1e-3
+    _SHARE = 1.0 / 500.0
 
     def __init__(self) -> None:
         self._window = _core.Window(self._WINDOW)
@@ -774,10 +814,12 @@ class LossCurve:
             self._oscillation.reset()
             if shift.severity >= Severity.WARNING:
                 self._plateau.reset()  # a level that went down is the way on, not a new run
+        still_high = self._not_decreasing.update(loss, step, lr)
+        plateau = self._plateau.update(loss, step)
         found = (
             shift,
-            self._not_decreasing.update(loss, step, lr),
-            self._plateau.update(loss, step),
+            still_high,
+            plateau if self._not_decreasing.descended else None,
             self._divergence.update(loss, step),
             self._oscillation.update(loss, step),
             self._low.update(loss, step),
