@@ -41,8 +41,8 @@ pub fn trend(values: &[f64], confidence: f64) -> Option<Trend> {
     Some(Trend {
         z,
         slope: middle(&slopes),
-        low: at(((pairs - reach) / 2.0).floor() - 1.0),
-        high: at(((pairs + reach) / 2.0).ceil()),
+        low: at(((pairs - reach) * 0.5).floor() - 1.0),
+        high: at(((pairs + reach) * 0.5).ceil()),
     })
 }
 

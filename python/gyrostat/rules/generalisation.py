@@ -211,9 +211,7 @@ class Underfitting(_Rule):
     _GAP = 0.05
     _LEFT = 0.75
 
-    def update(
-        self, val_loss: float, step: int, train_loss: float, first: float
-    ) -> Finding | None:
+    def update(self, val_loss: float, step: int, train_loss: float, first: float) -> Finding | None:
         """Judges the next evaluation.
 
         Args:

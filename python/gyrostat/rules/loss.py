@@ -141,14 +141,15 @@ class _FromTheStart:
 class LossNotDecreasing:
     """Tells when the loss of a run has not gone down since it began.
 
-    Judged from the 40th point and the 128th step on, over the medians of blocks of the whole run.
-    A run that has once descended is not judged any more: by a Mann-Kendall z of -3, and by two
-    thirds of the noise of a point and 1 % of the level at least; or by three times that from its
-    very first point. A finding needs a z above -1 and a newer half that lies no more than a tenth
-    of the noise below the first quarter; or, from the 120th point on, a way down of less than 1 %.
-    While a known learning rate still rises to its first peak, nothing is said. A loss that was ever
-    zero or below is none of those that must go down, such as that of a policy gradient. When the
-    number of steps between two points changes by a factor of 4, the blocks begin anew.
+    Judged from the 40th point and the 128th step on, over the medians of blocks of the whole run. A
+    run that has once descended is not judged any more: by a Mann-Kendall z of -3, and by two thirds
+    of the noise of a point and 1 % of the level at least; or by three times that from its very
+    first point. A finding needs a z above -1 and a newer half that lies no more than a tenth of the
+    noise below the first quarter; or, from the 120th point on, a way down of less than 1 %. While a
+    known learning rate still rises to its first peak, nothing is said. A loss that was ever zero or
+    below is none of those that must go down, such as that of a policy gradient; nor is one whose
+    first step is more than twice the gap to its next: that is no start. When the number of steps
+    between two points changes by a factor of 4, the blocks begin anew.
 
     Sources: Mann (1945), Kendall (1975).
     """
@@ -156,6 +157,7 @@ class LossNotDecreasing:
     _LEAST_BLOCKS = 8
     _MANY_BLOCKS = 24
     _LEAST_STEPS = 128
+    _LATE = 2
     _NO_DESCENT = -1.0
     _DESCENT = -3.0
     _DROP_OF_NOISE = 2.0 / 3.0
@@ -183,24 +185,33 @@ class LossNotDecreasing:
         memory = self._memory
         if memory.settled:
             return None
+        self._note(loss, step, lr)
+        if not self._blocks.push(loss, step) or len(self._blocks) < self._LEAST_BLOCKS:
+            return None
+        return self._judge(step)
+
+    def _note(self, loss: float, step: int, lr: float | None) -> None:
+        """Takes in what tells whether, and from when on, the run is to be judged."""
+        memory = self._memory
         if memory.first_step is None and math.isfinite(loss):
             memory.first_step, memory.first = step, loss
+        began = memory.gap == 0
         if _pace_changes(memory, step):
             self._blocks = _core.Blocks(_BLOCKS)
+        late = began and memory.gap and (memory.first_step or 0) > self._LATE * memory.gap
+        if late or loss <= 0.0:
+            memory.settled = memory.descended = True
+        memory.warm = False
         if lr is not None and math.isfinite(lr):
             # A rate that decays by rounding is no rise; one that is known tells when it peaks.
             memory.warm = memory.peak_rate is None or lr > memory.peak_rate
             memory.peak_rate = lr if memory.warm else memory.peak_rate
-        else:
-            memory.warm = False
-        if loss <= 0.0:
-            memory.settled = memory.descended = True
-            return None
-        blocks = self._blocks
-        if not blocks.push(loss, step) or (n := len(blocks)) < self._LEAST_BLOCKS:
-            return None
-        trend, noise, levels = blocks.trend(n, _CONFIDENCE), blocks.noise(n), blocks.levels
-        if trend is None:
+
+    def _judge(self, step: int) -> Finding | None:
+        memory, blocks = self._memory, self._blocks
+        n, levels = len(blocks), blocks.levels
+        trend, noise = blocks.trend(n, _CONFIDENCE), blocks.noise(n)
+        if memory.settled or memory.first_step is None or trend is None:
             return None
         first = float(np.median(levels[: n // 4]))
         now = float(np.median(levels[-(n // 2) :]))
@@ -210,11 +221,10 @@ class LossNotDecreasing:
         if from_first or (trend[0] <= self._DESCENT and drop > real):
             memory.settled = memory.descended = True
             return None
-        begin = memory.first_step if memory.first_step is not None else step
-        if memory.warm or abs(step - begin) < self._LEAST_STEPS:
-            return None
+        early = memory.warm or abs(step - memory.first_step) < self._LEAST_STEPS
         still = trend[0] > self._NO_DESCENT and drop <= self._SAME * noise
-        if not still and (n < self._MANY_BLOCKS or drop > least):
+        hardly = n >= self._MANY_BLOCKS and drop <= least
+        if early or not (still or hardly):
             return None
         memory.settled = True
         return _finding(
@@ -223,7 +233,7 @@ class LossNotDecreasing:
             value=now,
             expected=first,
             message=f"the loss began at {first:.4g} and is at {now:.4g}",
-            evidence={"since": begin, "z": trend[0], "noise": noise},
+            evidence={"since": memory.first_step, "z": trend[0], "noise": noise},
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -373,19 +383,20 @@ class LevelShift:
     The last 24 points are compared with the up to 56 before them. Both halves of the 24 must lie
     three times the noise of a point beyond what is expected, on one side. In independent noise the
     medians of twelve points after and of 28 before differ with a deviation of 0.43 of that noise,
-    so this is seven of their own, which leaves room for noise with heavy tails and memory. Expected is the level before, or that level
-    moved on along its trend, so that neither a descent nor its end counts. Nine tenths of the
-    points after must lie beyond nine tenths of those before, and the second half may have moved
-    on by no more than half of the shift, nor back by more than three tenths: a slope is no shift,
-    and a spike that decays is none. Told 24 to 32 points after it began. When
-    the number of steps between two points changes by a factor of 4, the comparison begins anew.
+    so this is seven of their own, which leaves room for noise with heavy tails and memory. Expected
+    is the level before, or that level moved on along its trend, so that neither a descent nor its
+    end counts. Nine tenths of the points after must lie beyond nine tenths of those before, and the
+    second half may have moved on by no more than half of the shift, nor back by more than three
+    tenths: a slope is no shift, and a spike that decays is none. Told 24 to 32 points after it
+    began. When the number of steps between two points changes by a factor of 4, the comparison
+    begins anew.
 
     A shift up is a warning: other data, a divergence that has found a new level, or a restart, told
     as such where the highest points come within a fifth of the first ones of the run; a loss that
-    falls again from there is a shift as well. A shift down is an info: an
-    epoch boundary at which a model has memorised its data, or other data. If the learning rate is
-    known to have changed by a factor of 1.5 or more from one point to the next at that place, a
-    shift down is an info with the cause ``"learning-rate"``.
+    falls again from there is a shift as well. A shift down is an info: an epoch boundary at which a
+    model has memorised its data, or other data. If the learning rate is known to have changed by a
+    factor of 1.5 or more from one point to the next at that place, a shift down is an info with the
+    cause ``"learning-rate"``.
     """
 
     _BEFORE = 56
@@ -469,7 +480,7 @@ class LevelShift:
             message += f", as the learning rate changed by a factor of {memory.rate_ratio:.3g}"
         elif restarts:
             evidence |= {"cause": "restart"}
-            message += ", after points as high as the first of the run: a restart, or as good as one"
+            message += ", with points as high as the first of the run: a restart, or as bad as one"
         return _finding(
             "level-shift",
             step,
@@ -511,8 +522,9 @@ class LossOscillation:
     outliers cut off. A period P of 2 points to a quarter of the window is found where the
     correlation peaks at P, is negative in between, and comes back at 2P. Of n independent points a
     correlation has the deviation 1/sqrt(n), 0.09 or less; the peak must reach 0.35, and twice in a
-    row; sixteen looks in a row without one end the episode. A loss that alternates, of period 2 or 3, is a warning: updates that overshoot look so.
-    Longer periods are an info: batches sorted by length or kind make them.
+    row; sixteen looks in a row without one end the episode. A loss that alternates, of period 2 or
+    3, is a warning: updates that overshoot look so. Longer periods are an info: batches sorted by
+    length or kind make them.
 
     Source: Box and Jenkins (1970) for the deviation of a correlation (Bartlett's formula).
     """
@@ -611,9 +623,9 @@ class LossSuspiciouslyLow:
     """Tells when the loss has gone where a healthy one rarely does.
 
     Looked at every 16 points, over the last 32: most of them below zero, where a cross-entropy or a
-    squared error cannot be; or their median 1/500 or less of that of the first 16, a fall that takes a task
-    without noise in its labels, memorised data, or the answer among the inputs. Both are infos,
-    told once each: a policy-gradient loss or a log-density is negative without fault.
+    squared error cannot be; or their median 1/500 or less of that of the first 16, a fall that
+    takes a task without noise in its labels, memorised data, or the answer among the inputs. Both
+    are infos, told once each: a policy-gradient loss or a log-density is negative without fault.
     """
 
     _WINDOW = 32
@@ -775,8 +787,8 @@ class RepeatedEpochPattern:
 class LossCurve:
     """All rules on the curve of a training loss, fed as one.
 
-    After a shift of the level the rules on trends and repetition begin anew. A run that has not gone
-    down since its start is not told to be on a plateau as well.
+    After a shift of the level the rules on trends and repetition begin anew. A run that has not
+    gone down since its start is not told to be on a plateau as well.
 
     Example:
         >>> curve = LossCurve()
