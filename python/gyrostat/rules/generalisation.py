@@ -91,10 +91,11 @@ class Overfitting(_Rule):
     """Tells when the validation loss rises from its best while the training loss falls.
 
     Since the best evaluation there must be five more at least, a Mann-Kendall test must find a rise
-    (z of 2.6: six values in order do so by chance once in 720), the median of the newest three must
-    stand three times the noise of an evaluation and 1 % above the best, and the training loss must
-    have gone down all the while (negative Theil-Sen slope). The noise is how far evaluations lie
-    from the middle between their neighbours. A new best ends the episode.
+    (z of 2.6: six values in order do so by chance once in 720), each of the newest three must stand
+    three times the noise of an evaluation and 1 % above the best median of three in a row, since
+    the best of many is low by chance, and the training loss must have gone down all the while
+    (negative Theil-Sen slope). The noise is how far evaluations lie from the middle between their
+    neighbours. A new best ends the episode.
 
     Sources: Prechelt (1998), "Early stopping - but when?", for measuring from the best so far;
     Mann (1945), Kendall (1975).
@@ -122,7 +123,8 @@ class Overfitting(_Rule):
             return None
         if memory.told:
             return None
-        rise = sorted(vals[-3:])[1] - vals[best]
+        usual_best = min(sorted(vals[i : i + 3])[1] for i in range(len(vals) - 2))
+        rise = min(vals[-3:]) - usual_best
         least = max(_NOISE * _noise(vals), self._RISE_OF_LEVEL * abs(vals[best]))
         up = _core.trend(vals[best:], _CONFIDENCE)
         down = _core.trend(memory.trains[best:], _CONFIDENCE)
@@ -196,8 +198,9 @@ class TrainValGap(_Rule):
 class Underfitting(_Rule):
     """Tells when training and validation loss have stopped together, with little learnt.
 
-    Over the newer half of at least twelve evaluations neither loss may still fall: the steepest
-    descent within the 95 % interval of its Theil-Sen slope comes to less than 1 % of its level. The
+    Over the newer half of at least twelve evaluations neither loss may still fall, nor rise: the
+    steepest descent within the 95 % interval of its Theil-Sen slope, and the slope itself, come to
+    less than 1 % of its level. The
     two must lie within three times their noise or 5 % of each other, so that it is not the amount
     of data that limits, and the training loss above three quarters of the first one seen: an
     untrained network predicts about as well as a constant, so this is what inputs have told so far.
@@ -248,7 +251,8 @@ class Underfitting(_Rule):
     def _flat(self, values: list[float]) -> bool:
         trend = _core.trend(values, _CONFIDENCE)
         level = sorted(values)[len(values) // 2]
-        return trend is not None and -trend[2] * len(values) <= self._GAIN * abs(level)
+        most = self._GAIN * abs(level) / len(values)
+        return trend is not None and -trend[2] <= most and trend[1] <= most
 
 
 class ValidationTooLow(_Rule):

@@ -133,7 +133,7 @@ class _FromTheStart:
     last_step: int | None = None
     gap: int = 0
     peak_rate: float | None = None
-    warm: bool = True
+    warm_step: int | None = None
     settled: bool = False
     descended: bool = False
 
@@ -146,10 +146,10 @@ class LossNotDecreasing:
     of the noise of a point and 1 % of the level at least; or by three times that from its very
     first point. A finding needs a z above -1 and a newer half that lies no more than a tenth of the
     noise below the first quarter; or, from the 120th point on, a way down of less than 1 %. While a
-    known learning rate still rises to its first peak, nothing is said. A loss that was ever zero or
-    below is none of those that must go down, such as that of a policy gradient; nor is one whose
-    first step is more than twice the gap to its next: that is no start. When the number of steps
-    between two points changes by a factor of 4, the blocks begin anew.
+    known learning rate still rises to its first peak, and for as long again, nothing is said. A
+    loss that was ever zero or below is none of those that must go down, such as that of a policy
+    gradient; nor is one whose first step is more than twice the gap to its next: that is no start.
+    When the number of steps between two points changes by a factor of 4, the blocks begin anew.
 
     Sources: Mann (1945), Kendall (1975).
     """
@@ -201,11 +201,12 @@ class LossNotDecreasing:
         late = began and memory.gap and (memory.first_step or 0) > self._LATE * memory.gap
         if late or loss <= 0.0:
             memory.settled = memory.descended = True
-        memory.warm = False
-        if lr is not None and math.isfinite(lr):
-            # A rate that decays by rounding is no rise; one that is known tells when it peaks.
-            memory.warm = memory.peak_rate is None or lr > memory.peak_rate
-            memory.peak_rate = lr if memory.warm else memory.peak_rate
+        if (
+            lr is not None
+            and math.isfinite(lr)
+            and (memory.peak_rate is None or lr > memory.peak_rate)
+        ):
+            memory.peak_rate, memory.warm_step = lr, step
 
     def _judge(self, step: int) -> Finding | None:
         memory, blocks = self._memory, self._blocks
@@ -221,7 +222,9 @@ class LossNotDecreasing:
         if from_first or (trend[0] <= self._DESCENT and drop > real):
             memory.settled = memory.descended = True
             return None
-        early = memory.warm or abs(step - memory.first_step) < self._LEAST_STEPS
+        warm = memory.first_step if memory.warm_step is None else memory.warm_step
+        wait = max(abs(warm - memory.first_step), self._LEAST_STEPS)
+        early = abs(step - warm) < wait
         still = trend[0] > self._NO_DESCENT and drop <= self._SAME * noise
         hardly = n >= self._MANY_BLOCKS and drop <= least
         if early or not (still or hardly):
@@ -440,17 +443,18 @@ class LevelShift:
         before, rise, drift, after, noise, separate = shift
         if abs(rise) < self._RISE or not separate or drift > self._DRIFT:
             return None
-        restarts = rise > 0.0 and self._is_back_at_the_start(before)
+        restarts = rise > 0.0 and self._is_back_at_the_start(before, noise)
         if drift < -self._RETURN and not restarts:
             return None
         self._window.clear()
         return self._finding(step, before, after, rise, noise, restarts=restarts)
 
-    def _is_back_at_the_start(self, before: float) -> bool:
+    def _is_back_at_the_start(self, before: float, noise: float) -> bool:
         """Whether the highest points after the shift come near to the first of the run."""
         first = sorted(self._memory.first)[self._FIRST // 2]
         highest = sorted(self._window.values[-self._AFTER :])[-self._FIRST // 2]
-        return before < first and highest - before >= self._NEAR_FIRST * (first - before)
+        way = first - before
+        return way > self._RISE * noise and highest - before >= self._NEAR_FIRST * way
 
     def _note_rate(self, lr: float) -> None:
         memory = self._memory
@@ -691,6 +695,9 @@ class _Epochs:
     last: float | None = None
     now: list[float] = field(default_factory=list)
     before: list[float] = field(default_factory=list)
+    likeness: float = 0.0
+    weight: float = 0.0
+    variance: float = 0.0
     told: bool = False
 
 
@@ -698,11 +705,12 @@ class RepeatedEpochPattern:
     """Tells when one epoch goes through its batches in the order of the epoch before.
 
     The changes of the loss from point to point, at most the first 1,024 of an epoch, are compared
-    with those at the same places of the epoch before by Spearman's rank correlation r. Changes of
-    independent noise correlate by -1/2 with their neighbours, which widens the deviation of r under
-    the null to sqrt(1.5/n); r must be 5 such deviations or more, one epoch in 3.5 million by
-    chance, and 0.2 or more. At least 24 places must be known. The change across the boundary is
-    left out. The episode ends with an epoch whose r is below half of that.
+    with those at the same places of the epoch before by Spearman's rank correlation. Changes of
+    independent noise correlate by -1/2 with their neighbours, which widens the deviation of the
+    correlation under the null to sqrt(1.5/n). The epochs are taken together, each with 0.8 times
+    the weight of the next; their mean must be five deviations or more, in one epoch in 3.5 million
+    by chance, and 0.2 or more. At least 24 places must be known. The change across the boundary is
+    left out. The episode ends when the mean falls below 0.1.
 
     The logged points must fall on the same batches in every epoch: with a log of every tenth step
     and epochs of 1,004 steps they do not, and nothing is found.
@@ -714,6 +722,7 @@ class RepeatedEpochPattern:
     _LEAST = 24
     _DEVIATIONS = 5.0
     _LEAST_CORRELATION = 0.2
+    _FADING = 0.8
 
     def __init__(self) -> None:
         self._memory = _Epochs()
@@ -749,23 +758,27 @@ class RepeatedEpochPattern:
         if n < self._LEAST:
             return None
         r = _rank_correlation(np.array(memory.now[:n]), np.array(memory.before[:n]))
-        least = max(self._DEVIATIONS * math.sqrt(1.5 / n), self._LEAST_CORRELATION)
+        memory.likeness = self._FADING * memory.likeness + n * r
+        memory.weight = self._FADING * memory.weight + n
+        memory.variance = self._FADING**2 * memory.variance + 1.5 * n
+        mean = memory.likeness / memory.weight
+        deviations = memory.likeness / math.sqrt(memory.variance)
         if memory.told:
-            memory.told = r > least / 2.0
+            memory.told = mean > self._LEAST_CORRELATION / 2.0
             return None
-        if not r >= least:
+        if deviations < self._DEVIATIONS or mean < self._LEAST_CORRELATION:
             return None
         memory.told = True
         return _finding(
             "repeated-epoch-pattern",
             step,
-            value=r,
-            score=r / least,
+            value=mean,
+            score=deviations / self._DEVIATIONS,
             message=(
-                f"epoch {memory.epoch} goes up and down as the epoch before does: "
-                f"rank correlation {r:.2f} over {n} points"
+                f"the loss goes up and down in epoch {memory.epoch} where it did in the epoch "
+                f"before: rank correlation {mean:.2f} over {n} points an epoch"
             ),
-            evidence={"correlation": r, "points": n, "epoch": memory.epoch},
+            evidence={"correlation": mean, "points": n, "epoch": memory.epoch},
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -781,6 +794,8 @@ class RepeatedEpochPattern:
         memory = load_memory(_Epochs, d, _VERSION)
         if max(len(memory.now), len(memory.before)) > self._LONGEST:
             raise ValueError("state: an epoch holds too many changes")
+        if memory.weight < 0.0 or memory.variance < 0.0:
+            raise ValueError("state: weight and variance must not be negative")
         self._memory = memory
 
 
