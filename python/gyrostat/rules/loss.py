@@ -223,8 +223,8 @@ class LossNotDecreasing:
             memory.settled = memory.descended = True
             return None
         warm = memory.first_step if memory.warm_step is None else memory.warm_step
-        wait = max(abs(warm - memory.first_step), self._LEAST_STEPS)
-        early = abs(step - warm) < wait
+        early = abs(step - memory.first_step) < self._LEAST_STEPS
+        early = early or abs(step - warm) < abs(warm - memory.first_step)
         still = trend[0] > self._NO_DESCENT and drop <= self._SAME * noise
         hardly = n >= self._MANY_BLOCKS and drop <= least
         if early or not (still or hardly):
