@@ -108,7 +108,12 @@ def shift(values, after):
     slope = (second - first) / (len(old) / 2)
     ahead = second + slope * (len(old) / 4 + after / 2)
     levels = np.where(np.arange(len(old)) < len(old) // 2, first, second)
-    noise = max(1.4826 * np.median(np.abs(old - levels)), 0.002 * abs(second))
+    size = np.median(np.abs(old - levels))
+    straight = old - slope * np.arange(len(old))
+    spread = np.median(np.abs(straight - np.median(straight)))
+    ratio = (np.median(np.abs(np.diff(old))) / spread) ** 2 / 2
+    memory = np.clip(np.sqrt(max(2 - ratio, 0) / ratio) / 1.5, 1, 3.5)
+    noise = max(1.4826 * size * memory, 0.002 * abs(second))
     early, late = np.median(new[: after // 2]), np.median(new[after // 2 :])
     span = sorted([second, ahead])
     a, b = ((v - np.clip(v, *span)) / noise for v in (early, late))

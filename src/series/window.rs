@@ -13,6 +13,11 @@ const CUT: f64 = 3.0;
 /// Least noise that is believed, as a share of the level: logs round.
 const FLOOR: f64 = 0.002;
 
+/// See [`memory`].
+const CHANCE: f64 = 1.5;
+/// See [`memory`]: the mean of twelve points that move as one grows by no more.
+const MOST_MEMORY: f64 = 3.5;
+
 /// The level before and after a place in a window.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Shift {
@@ -25,7 +30,7 @@ pub struct Shift {
     pub drift: f64,
     /// The level after it: the median of the second half.
     pub after: f64,
-    /// Standard deviation of one point before it.
+    /// Standard deviation of one point before it, more where neighbouring points are alike.
     pub noise: f64,
     /// Whether nine tenths of the points after it lie beyond nine tenths of those before.
     pub separate: bool,
@@ -78,8 +83,9 @@ impl Window {
             .enumerate()
             .map(|(i, v)| (v - if i < cut / 2 { first } else { second }).abs())
             .collect();
-        let noise =
-            (NORMAL_MAD * median(&residuals)).max(FLOOR * second.abs()).max(f64::MIN_POSITIVE);
+        let noise = (NORMAL_MAD * median(&residuals) * memory(old, slope))
+            .max(FLOOR * second.abs())
+            .max(f64::MIN_POSITIVE);
         let (high, low) = (second.max(ahead), second.min(ahead));
         let beyond = |v: f64| (v - v.clamp(low, high)) / noise;
         let (early, late) = (median(&new[..after / 2]), median(&new[after / 2..]));
@@ -169,6 +175,22 @@ impl Window {
         window.values.extend(values);
         Ok(window)
     }
+}
+
+/// By how much more the median of a few points moves than in independent noise, at least 1.
+///
+/// The squared ratio of the differences between neighbours to the residuals from the trend tells the
+/// correlation of neighbours (von Neumann, 1941), here by medians. Of a mean, the deviation grows by
+/// `sqrt((1 + c) / (1 - c))`; what the ratio of 56 independent points can show by chance, a growth
+/// by [`CHANCE`], is taken off.
+fn memory(values: &[f64], slope: f64) -> f64 {
+    let straight: Vec<f64> = values.iter().enumerate().map(|(i, v)| v - slope * i as f64).collect();
+    let middle = median(&straight);
+    let residuals: Vec<f64> = straight.iter().map(|v| (v - middle).abs()).collect();
+    let steps: Vec<f64> = values.windows(2).map(|pair| (pair[1] - pair[0]).abs()).collect();
+    let ratio = (median(&steps) / median(&residuals)).powi(2) / 2.0;
+    let growth = ((2.0 - ratio) / ratio).sqrt() / CHANCE;
+    if growth.is_finite() { growth.clamp(1.0, MOST_MEMORY) } else { 1.0 }
 }
 
 fn sorted(values: &[f64]) -> Vec<f64> {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -268,8 +269,9 @@ class SlowDivergence:
     Three looks: at the newest 16 of at most 64 blocks of the whole run, and at the newest 24 and 12
     medians of five points. A Mann-Kendall test must find a rise (z of 4.2, 5 and 4.2: values in
     random order go that far once in 75,000, in 3.5 million and in 75,000 looks), the rise must come
-    to three times the noise of a point, and the level must stand that far above the best of the
-    run. The episode ends when the level has come half of the way back.
+    to three times the noise of a point (within five points, or between neighbouring medians where
+    that is more), and the level must stand that far above the best of the run. The episode ends
+    when the level has come half of the way back.
 
     Sources: Mann (1945), Kendall (1975); Sen (1968).
     """
@@ -279,6 +281,8 @@ class SlowDivergence:
     _RISE = 3.0
     _CHUNK = 5
     _NEWEST = 4  # medians that make the level of now
+    # Medians of five independent points differ by 0.51 of the noise of one, in the median.
+    _NOISE_OF_STEPS = 1.0 / 0.51
 
     def __init__(self) -> None:
         self._blocks = _core.Blocks(_BLOCKS)
@@ -306,10 +310,15 @@ class SlowDivergence:
         median = sorted(memory.pending)[self._CHUNK // 2]
         memory.pending = []
         held = self._window.push(median)
+        if memory.best is None:
+            return None
         # What costs time is looked at only where the level has risen.
-        if not memory.told and (
-            memory.best is None or median - memory.best <= self._RISE * memory.noise
-        ):
+        least = self._RISE * memory.noise
+        if memory.told:
+            now = _middle(self._window.values[-self._NEWEST :])
+            memory.told = now - memory.best > least / 2.0
+            return None
+        if median - memory.best <= least:
             return None
         found = None
         for count, least_z in self._SHORT:
@@ -320,14 +329,12 @@ class SlowDivergence:
         return found
 
     def _look(self, levels: list[float], least_z: float, step: int) -> Finding | None:
-        newest = sorted(levels[-self._NEWEST :])
-        now = (newest[1] + newest[2]) / 2.0
-        best = self._memory.best if self._memory.best is not None else now
-        noise = self._memory.noise
+        memory = self._memory
+        now = _middle(levels[-self._NEWEST :])
+        best = memory.best if memory.best is not None else now
+        steps = sorted(abs(b - a) for a, b in pairwise(levels))
+        noise = max(memory.noise, _middle(steps) * self._NOISE_OF_STEPS)
         over = now - best
-        if self._memory.told:
-            self._memory.told = over > self._RISE * noise / 2.0
-            return None
         if not (over > self._RISE * noise > 0.0) or levels[0] > levels[-1]:
             return None
         trend = _core.trend(levels, _CONFIDENCE)
@@ -336,7 +343,7 @@ class SlowDivergence:
         rise = trend[1] * (len(levels) - 1)
         if rise < self._RISE * noise:
             return None
-        self._memory.told = True
+        memory.told = True
         return _finding(
             "slow-divergence",
             step,
@@ -386,13 +393,14 @@ class LevelShift:
     The last 24 points are compared with the up to 56 before them. Both halves of the 24 must lie
     three times the noise of a point beyond what is expected, on one side. In independent noise the
     medians of twelve points after and of 28 before differ with a deviation of 0.43 of that noise,
-    so this is seven of their own, which leaves room for noise with heavy tails and memory. Expected
-    is the level before, or that level moved on along its trend, so that neither a descent nor its
-    end counts. Nine tenths of the points after must lie beyond nine tenths of those before, and the
-    second half may have moved on by no more than half of the shift, nor back by more than three
-    tenths: a slope is no shift, and a spike that decays is none. Told 24 to 32 points after it
-    began. When the number of steps between two points changes by a factor of 4, the comparison
-    begins anew.
+    so this is seven of their own, which leaves room for heavy tails. Where neighbouring points are
+    more alike than independent ones (von Neumann, 1941), as those of a smoothed loss, the noise
+    counts for up to 3.5 times as much. Expected is the level before, or that level moved on along
+    its trend, so that neither a descent nor its end counts. Nine tenths of the points after must
+    lie beyond nine tenths of those before, and the second half may have moved on by no more than
+    half of the shift, nor back by more than three tenths: a slope is no shift, and a spike that
+    decays is none. Told 24 to 32 points after it began. When the number of steps between two points
+    changes by a factor of 4, the comparison begins anew.
 
     A shift up is a warning: other data, a divergence that has found a new level, or a restart, told
     as such where the highest points come within a fifth of the first ones of the run; a loss that
@@ -876,6 +884,12 @@ class LossCurve:
 
 
 _NOTHING = (None,) * 7
+
+
+def _middle(values: list[float]) -> float:
+    ordered = sorted(values)
+    n = len(ordered)
+    return (ordered[(n - 1) // 2] + ordered[n // 2]) / 2.0
 
 
 def _pace_changes(memory: _FromTheStart | _Level, step: int) -> bool:
