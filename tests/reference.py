@@ -109,9 +109,12 @@ def shift(values, after):
     ahead = second + slope * (len(old) / 4 + after / 2)
     levels = np.where(np.arange(len(old)) < len(old) // 2, first, second)
     size = np.median(np.abs(old - levels))
-    straight = old - slope * np.arange(len(old))
+    near = old[len(old) // 2 :]
+    half = len(near) // 2
+    bend = (np.median(near[half:]) - np.median(near[:half])) / (len(near) / 2)
+    straight = near - bend * np.arange(len(near))
     spread = np.median(np.abs(straight - np.median(straight)))
-    ratio = (np.median(np.abs(np.diff(old))) / spread) ** 2 / 2
+    ratio = (np.median(np.abs(np.diff(near))) / spread) ** 2 / 2
     memory = np.clip(np.sqrt(max(2 - ratio, 0) / ratio) / 1.5, 1, 3.5)
     noise = max(1.4826 * size * memory, 0.002 * abs(second))
     early, late = np.median(new[: after // 2]), np.median(new[after // 2 :])

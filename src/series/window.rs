@@ -83,7 +83,7 @@ impl Window {
             .enumerate()
             .map(|(i, v)| (v - if i < cut / 2 { first } else { second }).abs())
             .collect();
-        let noise = (NORMAL_MAD * median(&residuals) * memory(old, slope))
+        let noise = (NORMAL_MAD * median(&residuals) * memory(&old[cut / 2..]))
             .max(FLOOR * second.abs())
             .max(f64::MIN_POSITIVE);
         let (high, low) = (second.max(ahead), second.min(ahead));
@@ -181,9 +181,11 @@ impl Window {
 ///
 /// The squared ratio of the differences between neighbours to the residuals from the trend tells the
 /// correlation of neighbours (von Neumann, 1941), here by medians. Of a mean, the deviation grows by
-/// `sqrt((1 + c) / (1 - c))`; what the ratio of 56 independent points can show by chance, a growth
+/// `sqrt((1 + c) / (1 - c))`; what the ratio of 28 independent points can show by chance, a growth
 /// by [`CHANCE`], is taken off.
-fn memory(values: &[f64], slope: f64) -> f64 {
+fn memory(values: &[f64]) -> f64 {
+    let half = values.len() / 2;
+    let slope = (median(&values[half..]) - median(&values[..half])) / (values.len() as f64 / 2.0);
     let straight: Vec<f64> = values.iter().enumerate().map(|(i, v)| v - slope * i as f64).collect();
     let middle = median(&straight);
     let residuals: Vec<f64> = straight.iter().map(|v| (v - middle).abs()).collect();
