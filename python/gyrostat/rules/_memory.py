@@ -16,7 +16,9 @@ _Memory = TypeVar("_Memory")
 
 def plain_memory(memory: Any) -> dict[str, Any]:
     """The fields of a dataclass of numbers, flags and lists of numbers, for strict JSON."""
-    return {f.name: plain(getattr(memory, f.name)) for f in fields(memory)}
+    # Lists hold finite numbers only: a copy is enough, and they can be long.
+    held = {f.name: getattr(memory, f.name) for f in fields(memory)}
+    return {k: list(v) if isinstance(v, list) else plain(v) for k, v in held.items()}
 
 
 def load_memory(kind: type[_Memory], d: object, version: int) -> _Memory:
