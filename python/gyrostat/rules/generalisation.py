@@ -153,9 +153,9 @@ class Overfitting(_Rule):
 class TrainValGap(_Rule):
     """Tells when the validation loss falls ever further behind the training loss.
 
-    Of eight evaluations or more, the newer half must have a gap that grows (a Mann-Kendall test
-    over all of them, z of 3.1), that is three times the noise of an evaluation, and more than a
-    tenth of the training loss. Twice the gap of the time before is told again.
+    Of eight evaluations or more, the gap must grow (a Mann-Kendall test over all of them, z of
+    3.1), and exceed three times its own noise and a tenth of the training loss. The episode ends
+    with a gap of less than half of that.
 
     Sources: Mann (1945), Kendall (1975); the tenth is that of SageMaker Debugger's rule Overfit.
     """
