@@ -244,6 +244,75 @@ def _block_stands_high(baseline, mean, newest, p, calm):
     return False
 
 
+# The curve of a loss
+
+
+def trend(values, confidence):
+    """Mann-Kendall z, Theil-Sen slope and its limits, from the definitions."""
+    y = np.asarray(values)
+    pairs = list(itertools.combinations(range(len(y)), 2))
+    balance = sum(int(np.sign(y[j] - y[i])) for i, j in pairs)
+    terms = [t * (t - 1) * (2 * t + 5) for t in np.unique(y, return_counts=True)[1]]
+    n = len(y)
+    deviation = np.sqrt((n * (n - 1) * (2 * n + 5) - sum(terms)) / 18)
+    z = (balance - np.sign(balance)) / deviation if deviation else 0.0
+    slopes = np.sort([(y[j] - y[i]) / (j - i) for i, j in pairs])
+    reach = confidence * deviation
+    low = max(int(np.floor((len(slopes) - reach) / 2)) - 1, 0)
+    high = min(int(np.ceil((len(slopes) + reach) / 2)), len(slopes) - 1)
+    return z, np.median(slopes), slopes[low], slopes[high]
+
+
+def blocks(values, capacity):
+    """Levels, spreads and points of each of gyrostat's blocks of finite values."""
+    x = np.asarray([v for v in values if np.isfinite(v)])
+    chunks = np.sort(x[: len(x) // 5 * 5].reshape(-1, 5), axis=1)
+    medians, spreads, size = chunks[:, 2], chunks[:, 3] - chunks[:, 1], 1
+    while len(chunks) // size >= capacity:
+        size *= 2
+    whole = len(chunks) // size * size
+    mean = [column[:whole].reshape(-1, size).mean(axis=1) for column in (medians, spreads)]
+    return mean[0], mean[1], 5 * size
+
+
+def shift(values, after):
+    """Level before, rise in units of noise, drift, level after, noise, separation."""
+    old, new = np.split(np.asarray(values), [len(values) - after])
+    first, second = np.median(old[: len(old) // 2]), np.median(old[len(old) // 2 :])
+    slope = (second - first) / (len(old) / 2)
+    ahead = second + slope * (len(old) / 4 + after / 2)
+    levels = np.where(np.arange(len(old)) < len(old) // 2, first, second)
+    size = np.median(np.abs(old - levels))
+    near = old[len(old) // 2 :]
+    half = len(near) // 2
+    bend = (np.median(near[half:]) - np.median(near[:half])) / (len(near) / 2)
+    straight = near - bend * np.arange(len(near))
+    spread = np.median(np.abs(straight - np.median(straight)))
+    ratio = (np.median(np.abs(np.diff(near))) / spread) ** 2 / 2
+    memory = np.clip(np.sqrt(max(2 - ratio, 0) / ratio) / 1.5, 1, 3.5)
+    noise = max(1.4826 * size * memory, 0.002 * abs(second))
+    early, late = np.median(new[: after // 2]), np.median(new[after // 2 :])
+    span = sorted([second, ahead])
+    a, b = ((v - np.clip(v, *span)) / noise for v in (early, late))
+    rise = min(a, b) if min(a, b) > 0 else max(a, b) if max(a, b) < 0 else 0.0
+    (new_low, new_high), (old_low, old_high) = (
+        [np.sort(part)[round((len(part) - 1) * q)] for q in (0.1, 0.9)] for part in (new, old)
+    )
+    separate = new_low > old_high if rise > 0 else new_high < old_low
+    return second, rise, (late - early) / (early - second), late, noise, separate
+
+
+def autocorrelation(values, lags):
+    """About the line through the medians of both halves, cut off at three deviations."""
+    y, n = np.asarray(values), len(values)
+    first, second = np.median(y[: n // 2]), np.median(y[n // 2 :])
+    line = (first + second) / 2 + (second - first) / (n / 2) * (np.arange(n) - (n - 1) / 2)
+    r = y - line
+    r = np.clip(r / (1.4826 * np.median(np.abs(r))), -3, 3)
+    r -= r.mean()
+    return [float(r[lag:] @ r[: n - lag] / (r @ r)) for lag in range(1, lags + 1)]
+
+
 # Leakage
 
 _UNSPACED = ("CJK UNIFIED", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")

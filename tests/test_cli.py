@@ -44,7 +44,8 @@ def test_the_module_runs_and_says_what_it_is():
 
 
 def test_audit_tells_a_spike_and_exits_with_1(tmp_path, capsys):
-    loss = 2 + 0.01 * np.random.default_rng(0).standard_normal(200)
+    noise = 0.01 * np.random.default_rng(0).standard_normal(200)
+    loss = 2 + np.exp(-np.arange(200) / 50) + noise
     loss[150] = 7
     path = tmp_path / "log.csv"
     path.write_text("step,loss\n" + "".join(f"{i},{x}\n" for i, x in enumerate(loss)))

@@ -65,6 +65,23 @@ def test_a_healthy_run_is_not_touched():
     assert same(weights(training), weights(plain))
 
 
+def test_where_the_loss_goes_is_told_and_never_acted_on():
+    training, guard = start()
+    training.update = lambda: None  # an optimizer that holds other parameters
+    verdicts = train(guard, training, batches())
+    assert all(verdicts)
+    assert guard.incidents == ()
+    (finding,) = guard.findings
+    assert (finding.code, finding.severity) == ("loss-not-decreasing", "warning")
+    assert [v.findings for v in verdicts if v.findings] == [(finding,)]
+    state = json.loads(json.dumps(guard.state_dict(), allow_nan=False))
+    _, resumed = start()
+    resumed.load_state_dict(state)
+    assert resumed.state_dict() == guard.state_dict()
+    del state["rules"]["curve"]  # a checkpoint of before
+    resumed.load_state_dict(state)
+
+
 def test_a_nan_batch_is_skipped_blamed_and_left_out_from_then_on():
     training, guard = start()
     loader = batches()

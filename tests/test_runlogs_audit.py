@@ -173,6 +173,60 @@ def test_labelled_runs_are_told_as_their_labels_say(shared, tmp_path):
         assert (code, step, "loss") in told(report)
 
 
+# where the loss goes
+
+
+def test_where_the_loss_goes_is_told_in_order_of_step_and_once(tmp_path):
+    rng = np.random.default_rng(0)
+    loss = 1.0 + np.concatenate([healthy(600), healthy(600) + np.linspace(0, 1.5, 600)])
+    rate = np.where(np.arange(1200) < 300, 0.1, 0.01)
+    loss[300:600] -= 0.8
+    path = write_csv(tmp_path / "a.csv", step=range(1200), loss=loss, learning_rate=rate)
+    findings = gyrostat.audit(path).findings
+    assert [f.step for f in findings] == sorted(f.step for f in findings)
+    shift = next(f for f in findings if f.code == "level-shift")
+    assert (shift.severity, shift.evidence["cause"]) == ("info", "learning-rate")
+    flat = 2.0 + 0.01 * rng.standard_normal(2000)
+    report = gyrostat.audit(write_csv(tmp_path / "b.csv", step=range(2000), loss=flat))
+    assert [(f.code, f.severity) for f in report.findings] == [("loss-not-decreasing", "warning")]
+    again = [*range(1000), *range(1000)]  # a run that starts again is told of anew
+    report = gyrostat.audit(write_csv(tmp_path / "c.csv", step=again, loss=flat))
+    assert report.counts() == {"loss-not-decreasing": 2}
+
+
+def test_overfitting_is_told_from_rows_of_two_kinds(tmp_path):
+    rng = np.random.default_rng(0)
+    lines = []
+    for epoch in range(40):
+        train = 2.0 * math.exp(-epoch / 15)
+        for i in range(20):
+            row = {"step": 20 * epoch + i, "epoch": epoch + i / 20}
+            lines.append(row | {"loss": train + 0.02 * rng.standard_normal()})
+        val = (
+            max(2.0 - 0.1 * epoch, 1.0) + 0.03 * max(epoch - 10, 0) + 0.003 * rng.standard_normal()
+        )
+        lines.append({"step": 20 * epoch + 19, "eval_loss": val})
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    findings = gyrostat.audit(path).findings
+    (over,) = [f for f in findings if f.code == "overfitting"]
+    assert over.signal == "val_loss"
+    assert 180 <= over.evidence["best_step"] <= 240
+    assert over.step < 400
+    twice = [line | {"step": line["step"]} for line in (*lines, *lines)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in twice))
+    assert gyrostat.audit(path).counts()["overfitting"] == 2
+
+
+def test_epochs_in_one_order_are_told_where_the_log_has_epochs(tmp_path):
+    rng = np.random.default_rng(0)
+    order, noise = rng.standard_normal(100), rng.standard_normal(500)
+    loss = 4.0 - np.arange(500) / 250 + 0.2 * np.tile(order, 5) + 0.1 * noise
+    columns = {"step": range(500), "loss": loss, "epoch": np.arange(500) / 100}
+    report = gyrostat.audit(write_csv(tmp_path / "a.csv", **columns))
+    assert report.counts()["repeated-epoch-pattern"] == 1
+
+
 # the report
 
 

@@ -6,10 +6,12 @@ from numpy.typing import NDArray
 
 __all__ = [
     "ArrowColumn",
+    "Blocks",
     "Leaks",
     "Records",
     "SpikeDetector",
     "TensorStats",
+    "Window",
     "build_info",
     "clip",
     "compare_all",
@@ -23,6 +25,7 @@ __all__ = [
     "summarize_all",
     "time_disorder",
     "total_norm",
+    "trend",
 ]
 
 @type_check_only
@@ -81,6 +84,61 @@ def find_spikes(
     events: bool,
 ) -> list[Any]:
     """For each row the indices of the alarms, or the events; all of one two-dimensional shape."""
+
+@final
+class Blocks:
+    """A series in at most ``capacity`` blocks, which double in length as it grows."""
+
+    def __new__(cls, capacity: int) -> Blocks: ...
+    def __len__(self) -> int:
+        """How many blocks are full."""
+
+    def push(self, value: float, step: float) -> bool:
+        """Take in a point; True if it completes a block. What is not finite is left out."""
+
+    @property
+    def levels(self) -> list[float]:
+        """The mean of the medians of five that make each full block, oldest first."""
+
+    @property
+    def ends(self) -> list[float]:
+        """The step of the last point of each."""
+
+    @property
+    def block_len(self) -> int:
+        """Points in a block."""
+
+    def noise(self, count: int) -> float:
+        """Standard deviation of one point over the last ``count`` blocks; NaN if there is none."""
+
+    def trend(self, count: int, confidence: float) -> tuple[float, float, float, float] | None:
+        """As :func:`trend`, of the last ``count`` blocks."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, d: dict[str, Any]) -> None: ...
+
+@final
+class Window:
+    """The last ``capacity`` finite values of a series."""
+
+    def __new__(cls, capacity: int) -> Window: ...
+    def push(self, value: float) -> int:
+        """Take in a value, if it is finite; how many are held now."""
+
+    def clear(self) -> None: ...
+    @property
+    def values(self) -> list[float]: ...
+    def shift(self, after: int) -> tuple[float, float, float, float, float, bool] | None:
+        """Level before, rise in units of noise, drift, level after, noise, whether separate."""
+
+    def autocorrelation(self, lags: int) -> list[float]:
+        """About the trend, from lag 1 on; empty if there are too few values or they are equal."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, d: dict[str, Any]) -> None: ...
+
+def trend(values: list[float], confidence: float) -> tuple[float, float, float, float] | None:
+    """Mann-Kendall z, Theil-Sen slope and its confidence limits; None below three values."""
 
 @final
 class TensorStats:

@@ -154,6 +154,73 @@ CATALOGUE: Mapping[str, Code] = _catalogue(
         "a later split holds rows older than the newest row of an earlier split",
         "Split by time: train on the past, test on the future.",
     ),
+    Code(
+        "loss-plateau",
+        Severity.INFO,
+        "the second half of the run has brought the loss nothing",
+        "Stop if it is good enough. Early in a run: raise or warm up the learning rate, or check "
+        "what the model can see; late: decay the learning rate.",
+    ),
+    Code(
+        "loss-not-decreasing",
+        Severity.WARNING,
+        "the loss has not gone down since the run began",
+        "Check that the optimizer holds the model's parameters, that gradients arrive and labels "
+        "fit their inputs; then try other learning rates, first on one batch.",
+    ),
+    Code(
+        "loss-oscillation",
+        Severity.INFO,
+        "the loss goes up and down with a period",
+        "A period of two or three points: lower the learning rate or raise the batch size. A "
+        "longer one: look at how batches are ordered, such as by length.",
+    ),
+    Code(
+        "slow-divergence",
+        Severity.WARNING,
+        "the loss climbs slowly and steadily",
+        "Lower the learning rate or go back to a checkpoint from before the climb; look at weight "
+        "decay, the growth of norms and logits, and changes in the data.",
+    ),
+    Code(
+        "level-shift",
+        Severity.WARNING,
+        "the level of the loss has changed at once, and stays",
+        "Look at what changed there: a restart, the data, the learning rate, the batch size, an "
+        "epoch boundary.",
+    ),
+    Code(
+        "overfitting",
+        Severity.WARNING,
+        "the validation loss rises from its best while the training loss falls",
+        "Go back to the best checkpoint; stop earlier, regularise, or use more data.",
+    ),
+    Code(
+        "underfitting",
+        Severity.INFO,
+        "training and validation loss have stopped together, with little learnt",
+        "Use a larger model, a better learning rate, less regularisation or better features.",
+    ),
+    Code(
+        "train-val-gap",
+        Severity.INFO,
+        "the validation loss falls ever further behind the training loss",
+        "Regularise or use more data if it matters; check that both losses are measured alike and "
+        "that both splits come from the same source.",
+    ),
+    Code(
+        "loss-suspiciously-low",
+        Severity.INFO,
+        "the loss is lower than such losses get",
+        "Look for the answer among the inputs, for memorised or duplicate data (gyrostat leakage), "
+        "for a wrong mask or reduction, or a sign.",
+    ),
+    Code(
+        "repeated-epoch-pattern",
+        Severity.WARNING,
+        "each epoch goes through its batches in the same order",
+        "Shuffle anew in each epoch: shuffle=True, or sampler.set_epoch(epoch) when distributed.",
+    ),
 )
 """Every code that a finding can carry, by slug."""
 

@@ -3,6 +3,7 @@
 mod arrow;
 mod clip;
 mod column;
+mod curve;
 mod dlpack;
 mod intake;
 mod leak;
@@ -48,6 +49,8 @@ mod _core {
     use super::build_info;
     #[pymodule_export]
     use super::clip::clip;
+    #[pymodule_export]
+    use super::curve::{Blocks, Window, trend};
     #[pymodule_export]
     use super::leak::{Leaks, find_leaks, fingerprint, shared_groups, time_disorder};
     #[pymodule_export]

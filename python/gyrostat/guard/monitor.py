@@ -20,7 +20,7 @@ from gyrostat.guard.journal import Incident, Journal
 from gyrostat.guard.policy import Action, Decider, Policy
 from gyrostat.guard.snapshots import Snapshot, SnapshotRing
 from gyrostat.report import Chart, Report, Table
-from gyrostat.rules import WEIGHT_DAMAGE, GradientRule, check_weights
+from gyrostat.rules import WEIGHT_DAMAGE, GradientRule, LossCurve, check_weights
 from gyrostat.spikes import SpikeDetector
 
 __all__ = ["Guard", "Subject", "Verdict"]
@@ -94,6 +94,7 @@ class Guard:
         self._decider = Decider(self.policy)
         self._detector = SpikeDetector()
         self._gradients = GradientRule()
+        self._curve = LossCurve()
         self._snapshots = SnapshotRing(self.policy.snapshots_kept)
         self._registry = BatchRegistry(subject.leaves)
         self._suspects: list[str] = []
@@ -155,7 +156,12 @@ class Guard:
         self.step += 1
         norms = self._subject.gradient_norms()
         findings = self._judge(value, norms, step)
-        self._findings += findings
+        # Where the loss goes is told, never acted on: no batch is to blame for a curve.
+        told = self._curve.update(value, step)
+        for finding in told:
+            if finding.severity >= Severity.WARNING:
+                _LOG.warning("%s", finding)
+        self._findings += [*findings, *told]
         self._history.append(step, value, math.hypot(*norms.values()))
         damaged = any(f.code in WEIGHT_DAMAGE for f in findings)
         proposed = self._decider.decide(
@@ -165,10 +171,10 @@ class Guard:
             self._suspects.clear()
             self._told = frozenset()
             self._take_snapshot(step)
-            return Verdict(Action.CONTINUE, tuple(findings))
+            return Verdict(Action.CONTINUE, (*findings, *told))
         action = proposed if self.policy.act else Action.CONTINUE
         self._record(self._act(action, proposed, findings, step, damaged=damaged))
-        return Verdict(action, tuple(findings))
+        return Verdict(action, (*findings, *told))
 
     def report(self) -> Report:
         """The run so far: findings, what was done, and the picture of it."""
@@ -334,8 +340,14 @@ class Guard:
         return {
             "loss": self._detector.state_dict(),
             "gradients": self._gradients.state_dict(),
+            "curve": self._curve.state_dict(),
         }
 
     def _load_rules(self, state: Mapping[str, Any]) -> None:
         self._detector.load_state_dict(state.get("loss", {}))
         self._gradients.load_state_dict(state.get("gradients", {}))
+        # A checkpoint of before these rules has no state of theirs.
+        curve = LossCurve()
+        if "curve" in state:
+            curve.load_state_dict(state["curve"])
+        self._curve = curve

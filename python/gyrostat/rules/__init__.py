@@ -2,8 +2,43 @@
 
 from __future__ import annotations
 
+from gyrostat.rules.generalisation import (
+    Generalisation,
+    Overfitting,
+    TrainValGap,
+    Underfitting,
+    ValidationTooLow,
+)
 from gyrostat.rules.gradients import GradientRule
+from gyrostat.rules.loss import (
+    LevelShift,
+    LossCurve,
+    LossNotDecreasing,
+    LossOscillation,
+    LossPlateau,
+    LossSuspiciouslyLow,
+    RepeatedEpochPattern,
+    SlowDivergence,
+)
 from gyrostat.rules.replicas import check_replicas
 from gyrostat.rules.weights import WEIGHT_DAMAGE, check_weights
 
-__all__ = ["WEIGHT_DAMAGE", "GradientRule", "check_replicas", "check_weights"]
+__all__ = [
+    "WEIGHT_DAMAGE",
+    "Generalisation",
+    "GradientRule",
+    "LevelShift",
+    "LossCurve",
+    "LossNotDecreasing",
+    "LossOscillation",
+    "LossPlateau",
+    "LossSuspiciouslyLow",
+    "Overfitting",
+    "RepeatedEpochPattern",
+    "SlowDivergence",
+    "TrainValGap",
+    "Underfitting",
+    "ValidationTooLow",
+    "check_replicas",
+    "check_weights",
+]

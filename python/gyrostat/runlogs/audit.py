@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from gyrostat._svg import thinned
 from gyrostat.findings import CATALOGUE, Finding, Severity
 from gyrostat.report import Chart, Report
+from gyrostat.rules import Generalisation, LossCurve
 from gyrostat.runlogs.read import read_run
 from gyrostat.runlogs.table import RunLog
 from gyrostat.spikes import SpikeDetector
@@ -36,7 +38,9 @@ def audit(path: str | os.PathLike[str]) -> Report:
     that are not finite are told, and so is a loss of exactly 0.0 among losses of normal size, which
     is what the Hugging Face Trainer logs for NaN (``logging_nan_inf_filter``). What lasts for
     several rows is one finding, with ``end_step``, ``points`` and, for a loss, ``peak`` in its
-    evidence.
+    evidence. Beside these, :class:`~gyrostat.rules.LossCurve` tells where the loss goes, given the
+    learning rate and the epoch where they are logged, and :class:`~gyrostat.rules.Generalisation`
+    how the validation losses compare.
 
     Args:
         path: As :func:`gyrostat.runlogs.read_run` takes it.
@@ -53,7 +57,7 @@ def audit(path: str | os.PathLike[str]) -> Report:
     run = read_run(path)
     zeros = _zeros_for_nan(run)
     findings = [*_loss_alarms(run, zeros), *_zero_losses(run, zeros), *_gradients(run, zeros)]
-    findings += _validation_losses(run)
+    findings += [*_curve(run, zeros), *_validation_losses(run), *_generalisation(run, zeros)]
     findings.sort(key=lambda f: (f.step or 0, -f.severity.rank))
     step, loss = run.columns["step"], run.columns["loss"]
     summary: dict[str, object] = {
@@ -75,11 +79,11 @@ def _loss_alarms(run: RunLog, skipped: Bools) -> list[Finding]:
         known = zip(norms.tolist(), run.logged["grad_norm"].tolist(), strict=True)
         grad_norm = [norm if is_logged else None for norm, is_logged in known]
     loss, steps = run.columns["loss"].tolist(), run.columns["step"].tolist()
-    detector, begin = SpikeDetector(), steps[0]
+    detector, begins = SpikeDetector(), _beginnings(steps)
     events: list[list[tuple[int, Finding]]] = []
     for row in np.flatnonzero(~skipped).tolist():
-        if row > 0 and steps[row - 1] > steps[row] <= begin:
-            detector, begin = SpikeDetector(), steps[row]
+        if row in begins:
+            detector = SpikeDetector()
         alarm = detector.update(loss[row], grad_norm[row], int(steps[row]))
         if alarm is None or alarm.severity < Severity.WARNING:
             continue
@@ -88,6 +92,51 @@ def _loss_alarms(run: RunLog, skipped: Bools) -> list[Finding]:
         else:
             events.append([(row, alarm)])
     return [_one_of(event, run) for event in events]
+
+
+def _beginnings(steps: Sequence[float]) -> set[int]:
+    """Rows at which a run starts again from its first step, or from before it."""
+    begins, begin = set(), steps[0]
+    for row, (last, step) in enumerate(pairwise(steps), start=1):
+        if last > step <= begin:
+            begins.add(row)
+            begin = step
+    return begins
+
+
+def _curve(run: RunLog, skipped: Bools) -> Iterator[Finding]:
+    """Where the loss goes, as the rules on it tell."""
+    columns, steps = run.columns, run.columns["step"].tolist()
+    unknown = [None] * len(run)
+    rates = columns["learning_rate"].tolist() if "learning_rate" in columns else unknown
+    epochs = columns["epoch"].tolist() if "epoch" in columns else unknown
+    curve, begins = LossCurve(), _beginnings(steps)
+    for row, loss in enumerate(columns["loss"].tolist()):
+        if row in begins:
+            curve = LossCurve()
+        if not skipped[row]:
+            yield from curve.update(loss, int(steps[row]), rates[row], epochs[row])
+
+
+def _generalisation(run: RunLog, skipped: Bools) -> Iterator[Finding]:
+    """How the validation losses compare with the training losses up to their steps."""
+    if run.validation is None:
+        return
+    steps, losses = run.columns["step"].tolist(), run.columns["loss"].tolist()
+    begins = _beginnings(steps)
+    rule, row, last = Generalisation(), 0, -np.inf
+    evaluations = zip(run.validation["step"], run.validation["val_loss"], strict=True)
+    for at, val_loss in evaluations:
+        if at < last:  # the run started again: so do the training rows
+            while row < len(run) and row not in begins:
+                row += 1
+            rule = Generalisation()
+        last, first = at, row
+        while row < len(run) and steps[row] <= at and (row == first or row not in begins):
+            if not skipped[row]:
+                rule.see(losses[row])
+            row += 1
+        yield from rule.update(float(val_loss), int(at))
 
 
 def _goes_on(last_row: int, last: Finding, row: int, alarm: Finding) -> bool:

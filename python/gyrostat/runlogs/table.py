@@ -28,9 +28,9 @@ class RunLog:
         path: The file read.
         format: ``"csv"``, ``"jsonl"`` or ``"trainer_state"``.
         columns: Training rows in the order of the file: ``"step"`` and ``"loss"``, and
-            ``"grad_norm"`` and ``"learning_rate"`` where the log has them; float64 arrays of one
-            shape ``(rows,)``. NaN in ``"loss"`` is a loss that was NaN; elsewhere it may also be a
-            value that the row lacks.
+            ``"grad_norm"``, ``"learning_rate"`` and ``"epoch"`` where the log has them; float64
+            arrays of one shape ``(rows,)``. NaN in ``"loss"`` is a loss that was NaN; elsewhere it
+            may also be a value that the row lacks.
         validation: ``"step"`` and ``"val_loss"``, each of shape ``(evaluations,)``, or None.
         logged: For each of ``columns`` but the step, shape ``(rows,)``: True where the row of the
             file has the value itself.
@@ -142,10 +142,15 @@ class LogTable:
         if self._unreadable:
             notes.append(f"{self._unreadable:,} cells hold text where a number was expected")
 
-        rate = self._best("learning_rate")
+        rate, epochs = self._best("learning_rate"), self._best("epoch")
         columns: dict[str, Floats] = {}
         logged: dict[str, NDArray[np.bool_]] = {}
-        for name, column in (("loss", loss), ("grad_norm", grad_norm), ("learning_rate", rate)):
+        for name, column in (
+            ("loss", loss),
+            ("grad_norm", grad_norm),
+            ("learning_rate", rate),
+            ("epoch", epochs),
+        ):
             if column is not None:
                 columns[name] = column.dense(n_rows)[rows]
                 logged[name] = np.isin(rows, column.row_numbers())
@@ -153,8 +158,12 @@ class LogTable:
             # Lightning's monitor logs it in rows of its own; it holds until the next.
             columns["learning_rate"] = carried(rate.dense(n_rows))[rows]
 
-        step, epoch = (c.dense(n_rows) if c else None for c in map(self._best, ("step", "epoch")))
-        steps = Steps(rows, step, epoch)
+        step = self._best("step")
+        steps = Steps(
+            rows,
+            step.dense(n_rows) if step else None,
+            epochs.dense(n_rows) if epochs else None,
+        )
         notes += steps.notes
         columns = {"step": steps.at_training, **columns}
         validation = None
