@@ -10,17 +10,11 @@ from gyrostat.rules.generalisation import (
     ValidationTooLow,
 )
 from gyrostat.rules.gradients import GradientRule
-from gyrostat.rules.loss import (
-    LevelShift,
-    LossCurve,
-    LossNotDecreasing,
-    LossOscillation,
-    LossPlateau,
-    LossSuspiciouslyLow,
-    RepeatedEpochPattern,
-    SlowDivergence,
-)
+from gyrostat.rules.levels import LevelShift, LossSuspiciouslyLow
+from gyrostat.rules.loss import LossCurve
+from gyrostat.rules.patterns import LossOscillation, RepeatedEpochPattern
 from gyrostat.rules.replicas import check_replicas
+from gyrostat.rules.trends import LossNotDecreasing, LossPlateau, SlowDivergence
 from gyrostat.rules.weights import WEIGHT_DAMAGE, check_weights
 
 __all__ = [

@@ -16,13 +16,11 @@ from typing import Any
 from gyrostat import _core
 from gyrostat.findings import CATALOGUE, Finding
 from gyrostat.rules._memory import load_memory, plain_memory
+from gyrostat.rules._rule import CONFIDENCE, VERSION, Rule
 
 __all__ = ["Generalisation", "Overfitting", "TrainValGap", "Underfitting", "ValidationTooLow"]
 
-_VERSION = 1
 _MOST = 64
-_CONFIDENCE = 2.0
-"""Half width of a slope's interval, in standard deviations: about 95 %."""
 _NOISE = 3.0
 """What counts must exceed so many times the noise of one evaluation."""
 
@@ -64,27 +62,21 @@ class _Evaluations:
 _HUGE = 1e150  # no sum or difference of two such overflows
 
 
-class _Rule:
-    """What the rules have in common: their memory, saved and restored."""
+class _Rule(Rule[_Evaluations]):
+    """What the rules have in common: the evaluations that they remember."""
 
     def __init__(self) -> None:
-        self._memory = _Evaluations()
+        super().__init__(_Evaluations())
 
-    def state_dict(self) -> dict[str, Any]:
-        """The state as plain values that strict JSON can hold, bit for bit."""
-        return {"version": _VERSION, **plain_memory(self._memory)}
+    @property
+    def told(self) -> bool:
+        """Whether the episode that was told is still on."""
+        return self._memory.told
 
-    def load_state_dict(self, d: Mapping[str, Any]) -> None:
-        """Goes on exactly where the rule that gave ``d`` stood.
-
-        Raises:
-            ValueError: If ``d`` is no such state; the rule is then left as it was.
-        """
-        memory = load_memory(_Evaluations, d, _VERSION)
+    def _check(self, memory: _Evaluations) -> None:
         lengths = {len(memory.vals), len(memory.trains), len(memory.steps)}
         if len(lengths) > 1 or max(lengths) >= _MOST or memory.joined < 1:
             raise ValueError("state: not a state of evaluations")
-        self._memory = memory
 
 
 class Overfitting(_Rule):
@@ -126,8 +118,8 @@ class Overfitting(_Rule):
         usual_best = min(sorted(vals[i : i + 3])[1] for i in range(len(vals) - 2))
         rise = min(vals[-3:]) - usual_best
         least = max(_NOISE * _noise(vals), self._RISE_OF_LEVEL * abs(vals[best]))
-        up = _core.trend(vals[best:], _CONFIDENCE)
-        down = _core.trend(memory.trains[best:], _CONFIDENCE)
+        up = _core.trend(vals[best:], CONFIDENCE)
+        down = _core.trend(memory.trains[best:], CONFIDENCE)
         if up is None or down is None or up[0] < self._Z or rise <= least or down[1] >= 0.0:
             return None
         memory.told = True
@@ -176,7 +168,7 @@ class TrainValGap(_Rule):
         if not memory.add(val_loss, train_loss, step) or len(memory.vals) < self._LEAST:
             return None
         gaps = [val - train for val, train in zip(memory.vals, memory.trains, strict=True)]
-        trend = _core.trend(gaps, _CONFIDENCE)
+        trend = _core.trend(gaps, CONFIDENCE)
         gap = sorted(gaps[-3:])[1]
         least = max(_NOISE * _noise(gaps), self._SHARE * abs(memory.trains[-1]))
         wide = trend is not None and trend[0] >= self._Z and gap > least
@@ -249,7 +241,7 @@ class Underfitting(_Rule):
         )
 
     def _flat(self, values: list[float]) -> bool:
-        trend = _core.trend(values, _CONFIDENCE)
+        trend = _core.trend(values, CONFIDENCE)
         level = sorted(values)[len(values) // 2]
         most = self._GAIN * abs(level) / len(values)
         return trend is not None and -trend[2] <= most and trend[1] <= most
@@ -362,7 +354,7 @@ class Generalisation:
         gap = self._gap.update(val_loss, step, level)
         found = (
             over,
-            None if self._overfitting._memory.told else gap,  # noqa: SLF001
+            None if self._overfitting.told else gap,
             self._underfitting.update(val_loss, step, level, first),
             self._low.update(val_loss, step, level),
         )
@@ -372,7 +364,7 @@ class Generalisation:
         """The state as plain values that strict JSON can hold, bit for bit."""
         self._training.since = list(self._since)
         rules = {name.lstrip("_"): rule.state_dict() for name, rule in self._rules().items()}
-        return {"version": _VERSION, **plain_memory(self._training), **rules}
+        return {"version": VERSION, **plain_memory(self._training), **rules}
 
     def load_state_dict(self, d: Mapping[str, Any]) -> None:
         """Goes on exactly where the rules that gave ``d`` stood.
@@ -381,7 +373,7 @@ class Generalisation:
             ValueError: If ``d`` is no such state; the rules are then left as they were.
         """
         loaded = Generalisation()
-        training = load_memory(_Training, d, _VERSION)
+        training = load_memory(_Training, d, VERSION)
         if len(training.since) > self._SINCE or len(training.first) > self._FIRST:
             raise ValueError("state: since or first holds too many losses")
         if training.level is not None and not training.first:
