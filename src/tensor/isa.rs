@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 
 use super::block::Block;
 use super::count;
-use super::dtype::{Float, Float8E4M3};
+use super::dtype::Float;
 use crate::error::{Error, Result};
 
 /// Environment variable that names the instruction set to use instead of the best one.
@@ -101,7 +101,9 @@ impl Kernel {
         let done = match self.0 {
             Set::Portable => 0,
             #[cfg(target_arch = "x86_64")]
-            Set::Avx512Vbmi => count_vectors::<Float8E4M3>(self, codes, 0, first, counts),
+            Set::Avx512Vbmi => {
+                count_vectors::<super::dtype::Float8E4M3>(self, codes, 0, first, counts)
+            }
             // SAFETY: a kernel is only made of what `available` has asked the processor for.
             #[cfg(target_arch = "x86_64")]
             Set::Avx2 | Set::Avx512 => unsafe { count::avx2(codes, first, counts) },
