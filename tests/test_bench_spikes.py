@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-pytest.importorskip("torch")
 from spikes import evaluation, injections, pictures, rules, runs, scoring
 from spikes.scoring import Label
 
@@ -218,7 +217,6 @@ def test_the_counts_agree_with_the_developers_scorer(shared, alarms, rows):
 
 
 def test_the_labelled_runs_are_read_as_the_developers_scorer_reads_them(shared):
-    pytest.importorskip("pyarrow")
     everything = runs.labelled()
     names = [run.name for run in everything]
     assert names == sorted(path.stem for path in (shared / "data" / "runs").glob("*.parquet"))

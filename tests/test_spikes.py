@@ -110,7 +110,7 @@ def test_streaming_and_the_whole_run_agree(loss):
 
 @settings(max_examples=50, deadline=None)
 @given(
-    st.lists(st.floats(0.01, 100) | st.just(np.nan), max_size=80),
+    st.lists(st.floats(0.01, 100) | st.just(np.nan), max_size=120),
     st.integers(0, 5),
     st.sampled_from([0.02, 0.2, 10, 1000]),
     st.booleans(),

@@ -30,7 +30,7 @@ def load_memory(kind: type[_Memory], d: object, version: int) -> _Memory:
     if not isinstance(d, Mapping) or d.get("version") != version:
         raise ValueError(f"state: expected a mapping of version {version}")
     found: dict[str, Any] = {}
-    for f in fields(kind):  # type: ignore[arg-type]
+    for f in fields(kind):  # type: ignore[arg-type]  # a dataclass, which no type says
         if f.name not in d:
             raise ValueError(f"state: lacks {f.name}")
         found[f.name] = _checked(f.name, str(f.type), d[f.name])
