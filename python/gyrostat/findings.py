@@ -112,6 +112,25 @@ CATALOGUE: Mapping[str, Code] = _catalogue(
         "Roll back. A single huge weight is what a flipped bit looks like; check the hardware.",
     ),
     Code(
+        "lr-jump",
+        Severity.WARNING,
+        "the learning rate is a multiple of what it was one step before",
+        "Look at the schedule. If the jump is meant, tell the guard: guard.accept_learning_rate().",
+    ),
+    Code(
+        "optimizer-state-damage",
+        Severity.CRITICAL,
+        "the optimizer's memory is not what its gradients can have made of it",
+        "Load the optimizer's state of the last checkpoint; if it was not loaded by half, or reset "
+        "on purpose, suspect memory.",
+    ),
+    Code(
+        "stale-gradient",
+        Severity.CRITICAL,
+        "gradients of a step that was already made were added to",
+        "Call optimizer.zero_grad() once for each update.",
+    ),
+    Code(
         "replica-mismatch",
         Severity.CRITICAL,
         "copies of one tensor on several ranks differ in their bits",

@@ -7,7 +7,18 @@ implements :class:`Subject`.
 from __future__ import annotations
 
 from gyrostat.guard.journal import Incident, Journal
-from gyrostat.guard.monitor import Guard, Subject, Verdict
+from gyrostat.guard.monitor import Guard, Verdict
 from gyrostat.guard.policy import Action, Policy
+from gyrostat.guard.subject import Gradients, OptimizerState, Subject
 
-__all__ = ["Action", "Guard", "Incident", "Journal", "Policy", "Subject", "Verdict"]
+__all__ = [
+    "Action",
+    "Gradients",
+    "Guard",
+    "Incident",
+    "Journal",
+    "OptimizerState",
+    "Policy",
+    "Subject",
+    "Verdict",
+]

@@ -14,7 +14,7 @@ from gyrostat.guard.policy import Action
 
 __all__ = ["Incident", "Journal"]
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +31,9 @@ class Incident:
         left_out: Identities of the batches that are left out from here on.
         forgiven: Identities of batches left out before that turned out innocent.
         restored_step: For a rollback, the step that the run went back to.
+        lr_factor: Factor on the learning rate from here on.
+        probe: Identity of the earlier batch that was tried again, if one was.
+        probe_healthy: Whether its loss was as usual, so that the data is at fault.
         time: Seconds since the Unix epoch.
     """
 
@@ -43,6 +46,9 @@ class Incident:
     left_out: tuple[str, ...] = ()
     forgiven: tuple[str, ...] = ()
     restored_step: int | None = None
+    lr_factor: float = 1.0
+    probe: str | None = None
+    probe_healthy: bool | None = None
     time: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
@@ -58,6 +64,9 @@ class Incident:
             "left_out": list(self.left_out),
             "forgiven": list(self.forgiven),
             "restored_step": self.restored_step,
+            "lr_factor": self.lr_factor,
+            "probe": self.probe,
+            "probe_healthy": self.probe_healthy,
             "time": self.time,
         }
 
@@ -82,6 +91,9 @@ class Incident:
                 left_out=tuple(d["left_out"]),
                 forgiven=tuple(d["forgiven"]),
                 restored_step=d["restored_step"],
+                lr_factor=float(d["lr_factor"]),
+                probe=d["probe"],
+                probe_healthy=d["probe_healthy"],
                 time=float(d["time"]),
             )
         except (KeyError, TypeError, AttributeError, IndexError) as error:
@@ -93,6 +105,10 @@ class Incident:
             what += f" (would {self.proposed})"
         if self.restored_step is not None:
             what += f" to step {self.restored_step}"
+        if self.lr_factor != 1.0:
+            what += f", learning rate x {self.lr_factor:.3g}"
+        if self.probe_healthy is not None:
+            what += ", an earlier batch " + ("is fine" if self.probe_healthy else "fails as well")
         return f"step {self.step}: {what}: " + "; ".join(str(f) for f in self.findings)
 
 

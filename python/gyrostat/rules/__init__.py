@@ -12,6 +12,7 @@ from gyrostat.rules.generalisation import (
 from gyrostat.rules.gradients import GradientRule
 from gyrostat.rules.levels import LevelShift, LossSuspiciouslyLow
 from gyrostat.rules.loss import LossCurve
+from gyrostat.rules.optimizer import LearningRateJump, OptimizerStateRule
 from gyrostat.rules.patterns import LossOscillation, RepeatedEpochPattern
 from gyrostat.rules.replicas import check_replicas
 from gyrostat.rules.trends import LossNotDecreasing, LossPlateau, SlowDivergence
@@ -21,12 +22,14 @@ __all__ = [
     "WEIGHT_DAMAGE",
     "Generalisation",
     "GradientRule",
+    "LearningRateJump",
     "LevelShift",
     "LossCurve",
     "LossNotDecreasing",
     "LossOscillation",
     "LossPlateau",
     "LossSuspiciouslyLow",
+    "OptimizerStateRule",
     "Overfitting",
     "RepeatedEpochPattern",
     "SlowDivergence",

@@ -2,8 +2,9 @@
 
 from gyrostat.integrations.torch.clip import clip_grad_norm_
 from gyrostat.integrations.torch.distributed import DistributedTable, summarize_distributed
-from gyrostat.integrations.torch.guard import Guard, TorchSubject
+from gyrostat.integrations.torch.guard import Guard
 from gyrostat.integrations.torch.noise import DDPNoiseScale
+from gyrostat.integrations.torch.subject import TorchSubject
 from gyrostat.integrations.torch.updates import UpdateTracker
 
 __all__ = [

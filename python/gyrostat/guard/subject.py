@@ -1,0 +1,128 @@
+"""What the guard needs of a model and its optimizer, whatever the framework."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gyrostat.tensors import Level, TensorTable
+
+__all__ = ["Gradients", "OptimizerState", "Subject"]
+
+
+@dataclass(frozen=True, slots=True)
+class Gradients:
+    """The gradients of one step, measured.
+
+    Attributes:
+        norms: L2 norm by parameter name, freed of the loss scale; NaN or Inf if it holds either.
+        table: Their records, loss scale included, where they were asked for and can be had.
+        loss_scale: The factor that the gradients carry.
+    """
+
+    norms: Mapping[str, float]
+    table: TensorTable | None = None
+    loss_scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerState:
+    """What of the optimizer's memory can be checked against the gradients that went into it.
+
+    Attributes:
+        names: Parameters that the optimizer remembers something of; none if it has lost all.
+        first: L2 norm of the mean of gradients by parameter: Adam's ``exp_avg``, or the momentum
+            of SGD. Of a part of the tensor where the whole would cost too much; NaN if unknown.
+        second: The same for the mean of squares, Adam's ``exp_avg_sq``.
+    """
+
+    names: tuple[str, ...]
+    first: NDArray[np.float64]
+    second: NDArray[np.float64]
+
+
+class Subject(abc.ABC):
+    """The model and its optimizer as the guard sees them.
+
+    The first seven methods are what a guard cannot do without; the rest makes more of the ladder
+    available to it.
+    """
+
+    @abc.abstractmethod
+    def gradients(self, level: Level | None) -> Gradients:
+        """The gradients of the present step.
+
+        Args:
+            level: How much their records are to tell; None if norms are enough.
+        """
+
+    @abc.abstractmethod
+    def weight_extremes(self) -> Mapping[str, float]:
+        """Largest absolute value of each parameter by name; NaN or Inf if it holds either."""
+
+    @abc.abstractmethod
+    def capture(self) -> object:
+        """A deep copy of all state that an update changes: weights, optimizer, schedule, RNG."""
+
+    @abc.abstractmethod
+    def restore(self, state: object) -> None:
+        """Goes back to a captured state, which stays usable."""
+
+    @abc.abstractmethod
+    def leaves(self, batch: object) -> Iterable[NDArray[Any]]:
+        """The arrays of a batch, for its identity."""
+
+    @abc.abstractmethod
+    def drop_gradients(self) -> None:
+        """Forgets the gradients of the present step."""
+
+    @abc.abstractmethod
+    def clip(self, factor: float) -> None:
+        """Multiplies all gradients of the present step by ``factor``."""
+
+    def expects_overflow(self) -> bool:
+        """Whether a loss scaler is at work, which skips updates of non-finite gradients itself."""
+        return False
+
+    def learning_rates(self) -> tuple[float, ...]:
+        """The learning rate of each group of parameters, as the user's schedule has it."""
+        return ()
+
+    def scale_learning_rate(self, factor: float) -> None:
+        """Has updates from here on made with ``factor`` times the learning rate."""
+
+    def optimizer_state(self) -> OptimizerState | None:
+        """What the optimizer remembers; None if it remembers nothing that can be checked."""
+        return None
+
+    def restore_optimizer(self, state: object) -> None:
+        """Takes what the optimizer remembers, and nothing else, from a captured state."""
+
+    def hold_buffers(self) -> None:
+        """Keeps what a forward pass changes, such as running statistics of batch norms."""
+
+    def restore_buffers(self) -> None:
+        """Undoes what forward passes have changed since :meth:`hold_buffers`."""
+
+    def random_state(self) -> object:
+        """The state of all generators of random numbers."""
+        return None
+
+    def restore_random_state(self, state: object) -> None:
+        """The inverse of :meth:`random_state`."""
+
+    def stale_gradients(self) -> bool:
+        """Whether the present gradients were added to those of a step that was already made."""
+        return False
+
+    def clear_gradients_after_updates(self) -> None:
+        """Has the gradients dropped after each update from here on, since the loop does not."""
+
+    def untrained_parameters(self) -> tuple[str, ...]:
+        """Names of parameters that ask for gradients and that no optimizer holds."""
+        return ()
