@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from gyrostat.findings import Finding, plain
+from gyrostat.guard._disk import append_line, end_last_line, read_lines
 from gyrostat.guard.policy import Action
 
 __all__ = ["Incident", "Journal"]
@@ -126,34 +126,19 @@ class Journal:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.incidents = list(self.read(self.path)) if self.path.exists() else []
-        self._end_last_line()
+        end_last_line(self.path)
 
     def append(self, incident: Incident) -> None:
         """Adds one incident; on return it is on the disk."""
         self.incidents.append(incident)
-        if self.path is None:
-            return
-        line = json.dumps(incident.to_dict(), allow_nan=False) + "\n"
-        with self.path.open("ab") as file:
-            file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        if self.path is not None:
+            append_line(self.path, incident.to_dict())
 
     @staticmethod
     def read(path: str | os.PathLike[str]) -> Iterator[Incident]:
         """The incidents of a journal on disk; lines that a kill cut short are left out."""
-        with Path(path).open("rb") as file:
-            for line in file:
-                try:
-                    yield Incident.from_dict(json.loads(line))
-                except ValueError:
-                    continue
-
-    def _end_last_line(self) -> None:
-        """Closes a line that a kill cut short, so that the next incident starts on its own."""
-        if self.path is None or not self.path.exists() or self.path.stat().st_size == 0:
-            return
-        with self.path.open("r+b") as file:
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
+        for line in read_lines(Path(path)):
+            try:
+                yield Incident.from_dict(line)
+            except ValueError:
+                continue
