@@ -99,9 +99,7 @@ def loaders():
     yield "single", lambda w: DataLoader(Items(), batch_size=None, num_workers=w)
     yield (
         "stateful",
-        lambda w: StatefulDataLoader(
-            Items(), 4, shuffle=True, generator=seeded(), num_workers=w
-        ),
+        lambda w: StatefulDataLoader(Items(), 4, shuffle=True, generator=seeded(), num_workers=w),
     )
 
 
@@ -207,7 +205,12 @@ def test_lists_of_indices_from_a_sampler_without_a_batch_size():
         if len(out) == 1:
             reg.leave_out(samples=[3, 8])
             reg.rewind(mark)
-    assert out == [tuple(range(8)), (0, 1, 2, 4, 5, 6, 7), tuple(range(9, 16)), tuple(range(16, 22))]
+    assert out == [
+        tuple(range(8)),
+        (0, 1, 2, 4, 5, 6, 7),
+        tuple(range(9, 16)),
+        tuple(range(16, 22)),
+    ]
 
 
 class Skipping(DataLoader):

@@ -111,8 +111,8 @@ class NumpyTraining(Subject):
 
     def clip(self, factor: float) -> None:
         """Scales the gradients."""
-        for gradient in self._gradients.values():
-            gradient *= np.float32(factor)
+        scaled = {name: g * np.float32(factor) for name, g in self._gradients.items()}
+        self._gradients = scaled
 
     def learning_rates(self) -> tuple[float, ...]:
         """The rate of the next update."""

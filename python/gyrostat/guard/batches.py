@@ -269,7 +269,9 @@ class BatchRegistry:
         if self._resume is not None:
             kept = ("epoch", "index", "under_way", "random", "loader")
             return state | {key: self._resume[key] for key in kept}
-        ahead = (i for i in (*self._held, self._pending) if i is not None and i.serial >= self._next)
+        ahead = (
+            i for i in (*self._held, self._pending) if i is not None and i.serial >= self._next
+        )
         item = next((i for i in ahead if i.data is not None and not self._is_bad(i)), None)
         if item is not None:
             where = (item.epoch, item.batch.index, item.random, item.position)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gyrostat.findings import Culprit, Finding, Severity, worst
+from gyrostat.findings import Finding, Severity, worst
 from gyrostat.guard.batches import Batch, BatchRegistry
 from gyrostat.guard.history import History
 from gyrostat.guard.journal import Incident, Journal
@@ -53,7 +53,8 @@ class _Probe:
 
     findings: tuple[Finding, ...]
     batch: Batch
-    random: object = None
+    random: Any = None
+    under_way: bool = False
 
 
 class Guard:
@@ -62,8 +63,8 @@ class Guard:
     Args:
         subject: The model and optimizer, behind the :class:`~gyrostat.guard.Subject` interface.
         policy: ``"observe"``, ``"cautious"``, ``"recover"`` or a :class:`Policy`.
-        run_dir: Folder for ``journal.jsonl``. A journal found there is read: its batches stay left
-            out after a restart. None keeps the journal in memory.
+        run_dir: Folder for ``journal.jsonl`` and ``left-out.jsonl``. What is found there is read:
+            batches stay left out after a restart. None keeps both in memory.
 
     Attributes:
         step: Number of steps judged so far; one that is repeated after a rollback counts again.
@@ -84,7 +85,12 @@ class Guard:
         self._watch = Watch(self.policy.lr_jump)
         self._snapshots = SnapshotRing(self.policy.snapshots_kept, self.policy.healthy_after)
         self._pace = Pace(self.policy.snapshot_share, self.policy.snapshot_every)
-        self._registry = BatchRegistry(subject.leaves)
+        folder = None if run_dir is None else Path(run_dir)
+        self._registry = BatchRegistry(
+            subject.leaves,
+            path=None if folder is None else folder / "left-out.jsonl",
+            random_state=subject.random,
+        )
         self._position = 0
         self._pending: list[Batch] = []
         self._suspects: list[str] = []
@@ -94,10 +100,7 @@ class Guard:
         self._told: frozenset[str] = frozenset()
         self._history = History()
         self._findings: list[Finding] = []
-        self._journal = Journal(None if run_dir is None else Path(run_dir) / "journal.jsonl")
-        for incident in self._journal.incidents:
-            self._registry.forgive(*incident.forgiven)
-            self._registry.leave_out(*incident.left_out)
+        self._journal = Journal(None if folder is None else folder / "journal.jsonl")
         subject.hold_buffers()
 
     @property
@@ -136,7 +139,7 @@ class Guard:
         more, to tell bad data from damaged weights; its update is never approved. The iteration
         ends early if the policy stops the run.
         """
-        for data in self._registry.iterate(loader, self._between_batches):
+        for data in self._registry.iterate(self._subject.source(loader), self._between_batches):
             if self.stopped:
                 return
             if self._registry.current is not None:
@@ -167,7 +170,7 @@ class Guard:
             raise TypeError(f"loss: expected one real number, got {type(loss).__name__}") from error
         if self.stopped:
             raise RuntimeError("the guard stopped this run; see guard.report()")
-        if self._probe is not None and self._probe.random is not None:
+        if self._probe is not None and self._probe.under_way:
             return self._judge_probe(value)
         step = self.step
         self.step += 1
@@ -178,7 +181,7 @@ class Guard:
         self._findings += [*findings, *told]
         self._history.append(step, value, math.hypot(*gradients.norms.values()))
         decision = self._ladder.decide(self._situation(step, findings))
-        verdict = self._carry_out(decision, findings, told, gradients, step)
+        verdict = self._carry_out(decision, findings, told, step)
         self._pending.clear()
         self._settled = True
         return verdict
@@ -287,6 +290,8 @@ class Guard:
         ]
 
     def _situation(self, step: int, findings: Sequence[Finding]) -> Situation:
+        if not findings:
+            return Situation(step=step)
         held = self._snapshots.healthy
         return Situation(
             step=step,
@@ -303,7 +308,6 @@ class Guard:
         decision: Decision,
         findings: tuple[Finding, ...],
         told: tuple[Finding, ...],
-        gradients: Gradients,
         step: int,
     ) -> Verdict:
         proposed = decision.action
@@ -312,8 +316,7 @@ class Guard:
             self._go_on()
         else:
             self._snapshots.bad_step()
-            damaged = any(f.code in WEIGHT_DAMAGE for f in findings)
-            self._record(self._act(action, decision, findings, gradients, step, damaged=damaged))
+            self._record(self._act(action, decision, findings, step))
         if action.updates:
             self._applied.extend(batch.identity for batch in self._pending)
             self._subject.scale_learning_rate(self.lr_factor)
@@ -325,19 +328,18 @@ class Guard:
         self._snapshots.clean_step()
         self._subject.hold_buffers()
         if self._registry.current is None and self._snapshot_is_due():
-            self._take_snapshot(None)
+            # The update of this step is still to come.
+            self._take_snapshot(None, ahead=1)
 
     def _act(
         self,
         action: Action,
         decision: Decision,
         findings: tuple[Finding, ...],
-        gradients: Gradients,
         step: int,
-        *,
-        damaged: bool,
     ) -> Incident:
-        stale = any(f.code == "stale-gradient" for f in findings)
+        codes = {f.code for f in findings}
+        damaged, stale = bool(codes & WEIGHT_DAMAGE), "stale-gradient" in codes
         left_out: tuple[str, ...] = ()
         forgiven: tuple[str, ...] = ()
         restored: int | None = None
@@ -346,7 +348,7 @@ class Guard:
             self._suspects += left_out
         match action:
             case Action.CLIP:
-                self._clip(findings, gradients)
+                self._clip(findings)
             case Action.SKIP:
                 self._subject.restore_buffers()
                 if stale:
@@ -369,8 +371,10 @@ class Guard:
                     left_out += tuple(self._applied)
                 restored = self._go_back(decision)
                 self.stopped = action is Action.STOP
-        self._registry.forgive(*forgiven)
-        self._registry.leave_out(*left_out)
+        if forgiven:
+            self._registry.forgive(*forgiven)
+        if left_out:
+            self._registry.leave_out(*left_out, reason=", ".join(f.code for f in findings))
         return self._incident(
             step,
             findings,
@@ -402,7 +406,7 @@ class Guard:
             **changes,
         )
 
-    def _clip(self, findings: Sequence[Finding], gradients: Gradients) -> None:
+    def _clip(self, findings: Sequence[Finding]) -> None:
         """Brings the gradient down to what was expected of it."""
         spike = next(f for f in findings if f.code == "gradient-spike")
         if spike.expected and spike.value and math.isfinite(spike.value):
@@ -430,7 +434,9 @@ class Guard:
             self._probe = None
             return
         probe.batch, data = earlier
-        probe.random = (self._subject.random_state(),)
+        random = self._subject.random
+        probe.random = None if random is None else random.capture()
+        probe.under_way = True
         yield data
         self._probe = None  # also if the loop did not ask for approval
 
@@ -443,15 +449,15 @@ class Guard:
         healthy = math.isfinite(norm) and self._watch.is_usual(loss)
         self._subject.drop_gradients()
         self._subject.restore_buffers()
-        (random,) = probe.random  # type: ignore[misc]
-        self._subject.restore_random_state(random)
+        if self._subject.random is not None:
+            self._subject.random.restore(probe.random)
         situation = self._situation(step, probe.findings)
         decision = self._ladder.after_probe(healthy=healthy, situation=situation)
         changes: dict[str, Any] = {"probe": probe.batch.identity, "probe_healthy": healthy}
         if not healthy:
             # The weights were at fault: the batches skipped on the way here are innocent.
             changes["forgiven"] = tuple(self._suspects)
-            self._registry.forgive(*self._suspects)
+            self._registry.forgive(*self._suspects, reason="an earlier batch fails as well")
             self._suspects.clear()
             changes["restored_step"] = self._go_back(decision)
             self.stopped = decision.action is Action.STOP
@@ -473,18 +479,17 @@ class Guard:
             return False
         return self._snapshots.newest is None or self._pace.due()
 
-    def _take_snapshot(self, mark: int | None) -> None:
+    def _take_snapshot(self, mark: int | None, ahead: int = 0) -> None:
         with self._pace.taking():
+            weights = dict(self._subject.weight_extremes())
+            healthy = self._snapshots.healthy
+            if check_weights(weights, weights if healthy is None else healthy.weights, self.step):
+                return  # damaged since the last step was judged: the next one will tell
             # A run that is only observed never goes back: its weights' extremes are enough.
+            state = self._subject.capture() if self.policy.act else None
+            rules = self._watch.state_dict()
             self._snapshots.add(
-                Snapshot(
-                    self.step,
-                    self._subject.capture() if self.policy.act else None,
-                    dict(self._subject.weight_extremes()),
-                    self._watch.state_dict(),
-                    self._position,
-                    mark,
-                )
+                Snapshot(self.step - ahead, state, weights, rules, self._position - ahead, mark)
             )
         oldest = self._snapshots.oldest
         if oldest is not None and oldest.mark is not None:

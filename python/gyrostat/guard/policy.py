@@ -106,9 +106,7 @@ class Policy:
             if name == "snapshot_every" and value is None:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
-                raise ValueError(
-                    f"{name}: expected an integer of at least {lowest}, got {value!r}"
-                )
+                raise ValueError(f"{name}: expected an integer of at least {lowest}, got {value!r}")
         for name, (above, most) in _FRACTIONS.items():
             value = getattr(self, name)
             is_number = isinstance(value, int | float) and not isinstance(value, bool)

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gyrostat.guard.batches import RandomState
+from gyrostat.guard.loaders import PlainSource, Source
 from gyrostat.tensors import Level, TensorTable
 
 __all__ = ["Gradients", "OptimizerState", "Subject"]
@@ -109,12 +111,14 @@ class Subject(abc.ABC):
     def restore_buffers(self) -> None:
         """Undoes what forward passes have changed since :meth:`hold_buffers`."""
 
-    def random_state(self) -> object:
-        """The state of all generators of random numbers."""
+    @property
+    def random(self) -> RandomState | None:
+        """The generators of random numbers that the run draws from."""
         return None
 
-    def restore_random_state(self, state: object) -> None:
-        """The inverse of :meth:`random_state`."""
+    def source(self, loader: Iterable[Any]) -> Source:
+        """A loader as the guard reads it."""
+        return PlainSource(loader)
 
     def stale_gradients(self) -> bool:
         """Whether the present gradients were added to those of a step that was already made."""

@@ -1,4 +1,4 @@
-"""Rules on the optimizer: its learning rate, and whether its memory is what gradients made of it."""
+"""Rules on the optimizer: its learning rate, and its memory of the gradients."""
 
 from __future__ import annotations
 
@@ -64,13 +64,17 @@ class LearningRateJump:
             return None
         m.seen += 1
         found = None
-        rises = [(now / was, g) for g, (now, was) in enumerate(zip(rates, m.last, strict=True)) if was > 0]
+        rises = [
+            (now / was, g)
+            for g, (now, was) in enumerate(zip(rates, m.last, strict=True))
+            if was > 0
+        ]
         ratio, group = max(rises, default=(0.0, 0))
         new = rates[group] > _NEW * m.highest[group] if rises else False
         if m.seen >= _WARM_UP and ratio >= self._ratio and new:
             found = _jump(rates[group], m.last[group], ratio, group, step)
             m.factor /= ratio
-        elif m.factor < 1.0 and rises and max(rises)[0] <= _FALLEN * m.factor:
+        elif m.factor < 1.0 and rises and ratio <= _FALLEN * m.factor:
             m.factor = 1.0
         m.last = rates
         m.highest = [max(h, r * m.factor) for h, r in zip(m.highest, rates, strict=True)]
@@ -159,7 +163,7 @@ class OptimizerStateRule:
 
     def forget(self) -> None:
         """Begins anew, as after a state was loaded."""
-        self.__init__()  # type: ignore[misc]
+        vars(self).update(vars(OptimizerStateRule()))
 
     def _compare(
         self, first: NDArray[np.float64], second: NDArray[np.float64], step: int

@@ -231,7 +231,9 @@ def _paired(
         recorder.bad = frozenset()
 
 
-def _unpaired(iterator: Iterator[Any], recorder: _Recorder) -> Iterator[tuple[tuple[int, ...], Any]]:
+def _unpaired(
+    iterator: Iterator[Any], recorder: _Recorder
+) -> Iterator[tuple[tuple[int, ...], Any]]:
     try:
         for batch in iterator:
             recorder.drawn.clear()

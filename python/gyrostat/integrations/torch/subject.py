@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from gyrostat.guard.batches import leaves
 from gyrostat.guard.subject import Gradients, OptimizerState, Subject
+from gyrostat.integrations.torch.data import LoaderSource, TorchRandomState, tensor_leaves
 from gyrostat.integrations.torch.learning_rate import LearningRateScale
 from gyrostat.tensors import Level, TensorTable, summarize_all
 
@@ -48,6 +47,7 @@ class TorchSubject(Subject):
         self._model = model
         self._optimizer = optimizer
         self._scaler = scaler
+        self._random = TorchRandomState()
         parts = {
             "model": model,
             "optimizer": optimizer,
@@ -85,7 +85,7 @@ class TorchSubject(Subject):
         """Copies of all state dicts in host memory, and of the generators of random numbers."""
         return {
             "parts": {name: _to_host(part.state_dict()) for name, part in self._parts.items()},
-            "rng": self.random_state(),
+            "random": self.random.capture(),
         }
 
     def restore(self, state: Any) -> None:
@@ -94,11 +94,11 @@ class TorchSubject(Subject):
             # Optimizers adopt the tensors that they are given; the snapshot must stay as it is.
             part.load_state_dict(copy.deepcopy(state["parts"][name]))
         self.drop_gradients()
-        self.restore_random_state(state["rng"])
+        self.random.restore(state["random"])
 
     def leaves(self, batch: object) -> Iterator[NDArray[Any]]:
         """The arrays of a batch, tensors without a copy where they are in host memory."""
-        return leaves(batch, _to_bytes)
+        return tensor_leaves(batch)
 
     def drop_gradients(self) -> None:
         """Sets every gradient to None."""
@@ -110,7 +110,7 @@ class TorchSubject(Subject):
         """Multiplies all gradients in place."""
         grads = [p.grad for p in self._model.parameters() if p.grad is not None]
         if grads:
-            torch._foreach_mul_(grads, factor)  # noqa: SLF001 - what torch's own clipping calls
+            torch._foreach_mul_(grads, factor)
 
     def learning_rates(self) -> tuple[float, ...]:
         """The rate of each parameter group; a rate in a tensor on a device makes the host wait."""
@@ -147,23 +147,14 @@ class TorchSubject(Subject):
         for buffer, kept in self._buffers:
             buffer.copy_(kept)
 
-    # NPY002: the global generator is the state that a loop outside of our hands draws from.
-    def random_state(self) -> dict[str, Any]:
-        """Of Python, NumPy, torch, and torch on every CUDA device."""
-        return {
-            "python": random.getstate(),
-            "numpy": np.random.get_state(),  # noqa: NPY002
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-        }
+    @property
+    def random(self) -> TorchRandomState:
+        """The generators of Python, NumPy and torch, on every CUDA device."""
+        return self._random
 
-    def restore_random_state(self, state: Any) -> None:
-        """The inverse of :meth:`random_state`."""
-        random.setstate(state["python"])
-        np.random.set_state(state["numpy"])  # noqa: NPY002
-        torch.set_rng_state(state["torch"])
-        if state["cuda"]:
-            torch.cuda.set_rng_state_all(state["cuda"])
+    def source(self, loader: Iterable[Any]) -> LoaderSource:
+        """A ``DataLoader`` tells the samples of its batches."""
+        return LoaderSource(loader)
 
     def stale_gradients(self) -> bool:
         """Whether a gradient of before the last update was added to."""
@@ -342,12 +333,3 @@ def _to_host(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_to_host(v) for v in value)
     return copy.deepcopy(value)
-
-
-def _to_bytes(value: object) -> list[object] | None:
-    """Dtype, shape and bytes of a tensor: NumPy lacks some of torch's dtypes."""
-    if not isinstance(value, torch.Tensor):
-        return None
-    # A view may turn the sign of its values, or conjugate them, without that being in its bytes.
-    flat = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
-    return [str(flat.dtype), list(flat.shape), flat.reshape(-1).view(torch.uint8).numpy()]
