@@ -94,7 +94,7 @@ def loaders():
     )
     yield (
         "distributed",
-        lambda w: DataLoader(Items(), 4, sampler=DistributedSampler(Items(), 2, 1), num_workers=w),
+        lambda w: DataLoader(Items(), 2, sampler=DistributedSampler(Items(), 2, 1), num_workers=w),
     )
     yield "single", lambda w: DataLoader(Items(), batch_size=None, num_workers=w)
     yield (
@@ -106,7 +106,7 @@ def loaders():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize(("name", "make"), loaders())
+@pytest.mark.parametrize(("name", "make"), list(loaders()))
 def test_the_samples_told_are_those_given(name, make, workers):
     got = told(registry(), make(workers))
     assert [seen for seen, _ in got] == [samples for _, samples in got]
@@ -116,7 +116,7 @@ def test_the_samples_told_are_those_given(name, make, workers):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize(("name", "make"), loaders())
+@pytest.mark.parametrize(("name", "make"), list(loaders()))
 def test_a_bad_sample_is_left_out_of_its_batch(name, make, workers):
     whole = [seen for seen, _ in told(registry(), make(workers))]
     bad = {*whole[1][:1], *whole[3]}  # one of a batch, and all of another
@@ -142,10 +142,10 @@ def test_a_sample_found_bad_is_taken_out_of_the_replay_and_of_what_is_prefetched
     out = []
     for batch in reg.iterate(LoaderSource(loader)):
         out.append([int(v) for v in batch[:, 0]])
+        assert list(reg.current.samples) == out[-1]
         if len(out) == 2:
             reg.leave_out(samples=[5, 9])
             assert reg.rewind(mark) == 2
-        assert list(reg.current.samples or ()) in ([], out[-1])
     assert out == [
         [0, 1, 2, 3],
         [4, 5, 6, 7],
@@ -266,7 +266,7 @@ def test_leave_out_without_a_guard(tmp_path):
 
 
 @pytest.mark.parametrize("saved_in", ["body", "boundary"])
-@pytest.mark.parametrize(("kind", "workers"), itertools.product(KINDS, [0, 2]))
+@pytest.mark.parametrize(("kind", "workers"), list(itertools.product(KINDS, [0, 2])))
 def test_a_restart_goes_on_as_if_it_had_not_been_killed(kind, workers, saved_in):
     """Shuffle, augmentation (in this process or in the workers) and dropout."""
 
@@ -302,6 +302,7 @@ def test_a_restart_goes_on_as_if_it_had_not_been_killed(kind, workers, saved_in)
         assert run(reg, []) == whole[where + (saved_in == "body") :]
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_leaves_of_every_kind_of_tensor():
     x = torch.arange(6.0).reshape(2, 3)
     kinds = [
@@ -311,7 +312,7 @@ def test_leaves_of_every_kind_of_tensor():
         x.T,
         x.to_sparse(),
         x + 1j,
-        torch.nested.nested_tensor([x[0], x[1, :2]], layout=torch.jagged),
+        torch.nested.nested_tensor([x[0], x[1, :2]]),
         x[:0],
         x[0, 0],
     ]
