@@ -315,6 +315,7 @@ def test_leaves_of_every_kind_of_tensor():
         torch.nested.nested_tensor([x[0], x[1, :2]]),
         x[:0],
         x[0, 0],
+        x[:1, :1],
     ]
     reg = BatchRegistry(tensor_leaves)
     seen = [reg._measure(k)[0] for k in kinds]

@@ -73,6 +73,7 @@ class ArrayCodec:
     def values(self, tensor: Any) -> Any:
         """The array if it is of floating-point numbers; complex ones as pairs."""
         array = np.asarray(tensor)
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
         if array.dtype.kind == "c":
             array = np.ascontiguousarray(array).reshape(-1).view(f"f{array.itemsize // 2}")
         return array if array.dtype.kind == "f" and array.itemsize <= 8 else None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import warnings
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +97,8 @@ def write_sharded(
         shutil.rmtree(half, ignore_errors=True)
         half.mkdir(parents=True)
     _wait_for_all()
-    dcp.save(state, checkpoint_id=half, no_dist=not dist.is_initialized())
+    with _alone_without_warning():
+        dcp.save(state, checkpoint_id=half, no_dist=not dist.is_initialized())
     if leads:
         notes = half / checkpoints.META_FILE
         notes.write_text(json.dumps({"meta": plain(dict(meta))}, allow_nan=False), "utf-8")
@@ -118,9 +121,18 @@ def read_sharded(path: str | os.PathLike[str], state: dict[str, Any]) -> dict[st
         FileNotFoundError: If there is no such checkpoint.
     """
     notes = json.loads((Path(path) / checkpoints.META_FILE).read_text("utf-8"))
-    dcp.load(state, checkpoint_id=Path(path), no_dist=not dist.is_initialized())
+    with _alone_without_warning():
+        dcp.load(state, checkpoint_id=Path(path), no_dist=not dist.is_initialized())
     meta: dict[str, Any] = notes["meta"]
     return meta
+
+
+@contextlib.contextmanager
+def _alone_without_warning() -> Iterator[None]:
+    """Without the warning that a single process is a single process."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
 
 
 def _wait_for_all() -> None:
@@ -159,8 +171,10 @@ class _TorchCodec(ArrayCodec):
     def unpack(self, description: dict[str, Any], data: NDArray[np.uint8]) -> Any:
         if "torch" not in description:
             return super().unpack(description, data)
-        values = torch.from_numpy(data).view(getattr(torch, description["torch"]))
-        shape = description["shape"]
+        dtype, shape = getattr(torch, description["torch"]), description["shape"]
+        if not data.size:
+            return torch.empty(shape, dtype=dtype)
+        values = torch.from_numpy(data).view(dtype)
         if "strides" in description:
             return values.as_strided(shape, description["strides"], description["at"])
         return values.reshape(shape)
@@ -198,7 +212,8 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _bytes(tensor: torch.Tensor) -> NDArray[np.uint8]:
-    flat = tensor.contiguous().reshape(-1)
+    # A tensor of one value counts as contiguous whatever its stride is.
+    flat = tensor.contiguous().as_strided((tensor.numel(),), (1,))
     array: NDArray[np.uint8] = flat.view(torch.uint8).numpy()
     return array
 

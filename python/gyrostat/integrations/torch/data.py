@@ -61,7 +61,9 @@ def _plain_tensor(value: object) -> object | None:
         tensor = tensor.to_dense()
     # A view may turn the sign of its values, or conjugate them, without that being in its bytes.
     flat = tensor.cpu().resolve_conj().resolve_neg().contiguous()
-    return [str(flat.dtype), list(flat.shape), flat.reshape(-1).view(torch.uint8).numpy()]
+    # A tensor of one value counts as contiguous whatever its stride is.
+    values = flat.as_strided((flat.numel(),), (1,)).view(torch.uint8).numpy()
+    return [str(flat.dtype), list(flat.shape), values]
 
 
 class LoaderSource:
