@@ -28,7 +28,7 @@ STATE = {
     3: [(1, -2.5, None), {True, False}, b"\x00\xff", "é", float("inf"), 2 + 1j, 10**30],
     ("a", 1): OrderedDict(z=Counter([1, 1, 2])),
     "empty": [np.zeros((0, 3)), {}, (), []],
-    "rng": random.Random(0).getstate(),
+    "rng": random.Random(0).getstate(),  # noqa: S311
     "times": np.array(["2024-01-01"], dtype="M8[s]"),
     "big": np.arange(3, dtype=">f8"),
 }
@@ -104,7 +104,7 @@ def test_a_disk_that_does_not_keep_what_was_written(tmp_path, monkeypatch):
             file.write(b"\x01")
 
     monkeypatch.setattr(safetensors, "serialize_file", lossy)
-    with pytest.raises(OSError, match="did not keep what was written: .* damaged in w"):
+    with pytest.raises(OSError, match=r"did not keep what was written: .* damaged in w"):
         write_checkpoint(path, {"w": np.zeros(20)}, {"step": 2})
     assert read_checkpoint(path)[1] == {"step": 1}
     assert len(list(tmp_path.iterdir())) == 1
@@ -166,7 +166,7 @@ while True:
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this platform has no kill -9")
 def test_a_kill_at_any_time_leaves_a_complete_checkpoint(tmp_path):
-    chance = random.Random(1)
+    chance = random.Random(1)  # noqa: S311
     step = 0
     for _ in range(10):
         command = [sys.executable, "-c", CHILD, str(tmp_path), str(step)]
@@ -188,7 +188,9 @@ def test_a_kill_at_any_time_leaves_a_complete_checkpoint(tmp_path):
             assert int(guardian.healthy.stem.partition("-")[2]) % 5 == 0
             read_checkpoint(guardian.healthy)
         assert len(list(tmp_path.glob("step-*"))) <= 5
-        lines = [json.loads(x) for x in (tmp_path / "left-out.jsonl").read_bytes().splitlines() if x]
+        lines = [
+            json.loads(x) for x in (tmp_path / "left-out.jsonl").read_bytes().splitlines() if x
+        ]
         assert len(lines) >= step
     assert step > 10
 
@@ -199,7 +201,11 @@ def test_a_kill_at_any_time_leaves_a_complete_checkpoint(tmp_path):
 def test_weights_that_are_not_finite_are_named():
     check_finite(STATE | {"weights": {}})
     check_finite({"counts": np.array([1, 2]), "best": float("inf")})
-    bad = {"a": {"w": np.array([1.0, np.nan, np.inf])}, "b": np.array([1j * np.inf]), "c": np.ones(3)}
+    bad = {
+        "a": {"w": np.array([1.0, np.nan, np.inf])},
+        "b": np.array([1j * np.inf]),
+        "c": np.ones(3),
+    }
     with pytest.raises(ValueError, match=r"state: NaN or Inf in a.w \(2\), b \("):
         check_finite(bad)
     with pytest.raises(ValueError, match="and 4 more"):
@@ -285,11 +291,13 @@ def test_bad_arguments_are_named(tmp_path):
     with pytest.raises(ValueError, match="keep: expected"):
         CheckpointGuardian(tmp_path, keep=0)
     guardian = CheckpointGuardian(tmp_path / "a")
-    with pytest.raises(ValueError, match="path: .* does not exist"):
+    with pytest.raises(ValueError, match=r"path: .* does not exist"):
         guardian.saved(tmp_path / "a" / "none", 1)
     with pytest.raises(ValueError, match="path: expected one in"):
         guardian.saved(save(tmp_path, 1), 1)
     with pytest.raises(ValueError, match="step: no checkpoint"):
         guardian.mark_healthy(5)
-    (tmp_path / "a" / ".gyrostat-checkpoints.jsonl").write_text('[1]\n{"saved": "../x", "step": 1}\n')
+    (tmp_path / "a" / ".gyrostat-checkpoints.jsonl").write_text(
+        '[1]\n{"saved": "../x", "step": 1}\n'
+    )
     assert CheckpointGuardian(tmp_path / "a").prune() == []

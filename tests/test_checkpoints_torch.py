@@ -2,7 +2,6 @@
 
 import math
 
-import gloo
 import pytest
 import safetensors.torch
 import torch
@@ -10,6 +9,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
+import gloo
 from gyrostat.guard.checkpoints import newest_complete
 from gyrostat.integrations.torch import TorchSubject
 from gyrostat.integrations.torch.checkpoints import (
@@ -42,7 +42,11 @@ def bits(t):
 def test_every_dtype_comes_back_with_its_bits(tmp_path, dtype):
     raw = torch.randint(0, 2, (4 * 3 * 16,), dtype=torch.uint8)
     tensor = raw.view(dtype).reshape(4, -1)
-    state = {"t": tensor, "part": raw[16:80].clone().view(dtype), "none": torch.empty(0, 3, dtype=dtype)}
+    state = {
+        "t": tensor,
+        "part": raw[16:80].clone().view(dtype),
+        "none": torch.empty(0, 3, dtype=dtype),
+    }
     back = there_and_back(tmp_path / "x.safetensors", state)
     for name, t in state.items():
         assert (back[name].dtype, back[name].shape) == (t.dtype, t.shape)
@@ -126,7 +130,7 @@ def test_other_readers_find_the_weights(tmp_path):
 
 def test_what_cannot_be_written_is_named(tmp_path):
     for tensor in [torch.ones(2).to_sparse(), torch.ones(2, device="meta")]:
-        with pytest.raises(TypeError, match="state: a.0 is a Tensor of layout"):
+        with pytest.raises(TypeError, match=r"state: a\.0 is a Tensor of layout"):
             write_checkpoint(tmp_path / "x.safetensors", {"a": [tensor]}, {})
     assert list(tmp_path.iterdir()) == []
 
@@ -166,7 +170,7 @@ def shards(path=None):
     whole = torch.arange(12.0).reshape(4, 3)
     state = {"w": distribute_tensor(whole, mesh, [Shard(0)])}
     if path is None:
-        with pytest.raises(TypeError, match="state: w is a DTensor .* write_sharded"):
+        with pytest.raises(TypeError, match=r"state: w is a DTensor .* write_sharded"):
             write_checkpoint("x.safetensors", state, {})
         return None
     write_sharded(path, state, {"step": 8})

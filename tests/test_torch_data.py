@@ -99,9 +99,7 @@ def loaders():
     yield "single", lambda w: DataLoader(Items(), batch_size=None, num_workers=w)
     yield (
         "stateful",
-        lambda w: StatefulDataLoader(
-            Items(), 4, shuffle=True, generator=seeded(), num_workers=w
-        ),
+        lambda w: StatefulDataLoader(Items(), 4, shuffle=True, generator=seeded(), num_workers=w),
     )
 
 
@@ -207,7 +205,12 @@ def test_lists_of_indices_from_a_sampler_without_a_batch_size():
         if len(out) == 1:
             reg.leave_out(samples=[3, 8])
             reg.rewind(mark)
-    assert out == [tuple(range(8)), (0, 1, 2, 4, 5, 6, 7), tuple(range(9, 16)), tuple(range(16, 22))]
+    assert out == [
+        tuple(range(8)),
+        (0, 1, 2, 4, 5, 6, 7),
+        tuple(range(9, 16)),
+        tuple(range(16, 22)),
+    ]
 
 
 class Skipping(DataLoader):
@@ -283,7 +286,7 @@ def test_a_restart_goes_on_as_if_it_had_not_been_killed(kind, workers, saved_in)
 
         for _ in range(reg.next_epoch, 2):
             for batch in reg.iterate(LoaderSource(loader), lambda: save("boundary")):
-                dropped = (torch.rand(2).tolist(), np.random.rand(), random.random())
+                dropped = torch.rand(2).tolist(), np.random.rand(), random.random()  # noqa: NPY002, S311
                 out.append((batch.tolist(), dropped))
                 save("body")
         return out
@@ -294,7 +297,7 @@ def test_a_restart_goes_on_as_if_it_had_not_been_killed(kind, workers, saved_in)
     assert len(whole) == len(states) == 12
     for where in (2, 5, 8):
         torch.manual_seed(77)
-        np.random.seed(77)
+        np.random.seed(77)  # noqa: NPY002
         random.seed(77)
         reg = registry()
         text, position = states[where]

@@ -52,7 +52,8 @@ class ArrayCodec:
 
     def pack(self, tensors: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, Packed]]:
         """Each array by itself."""
-        described, packed = {}, {}
+        described: dict[str, dict[str, Any]] = {}
+        packed: dict[str, Packed] = {}
         for name, value in tensors.items():
             array = np.asarray(value)
             if array.dtype.kind in "OV":
@@ -106,7 +107,10 @@ def unflatten(skeleton: Any, bytes_of: Callable[[str], NDArray[np.uint8]], codec
     return _rebuild(skeleton["values"], tensors)
 
 
-def _plain(value: Any, path: str, codec: Codec, tensors: dict[str, Any]) -> Any:
+# C901, PLR0911: one case for each kind of value.
+def _plain(  # noqa: C901, PLR0911
+    value: Any, path: str, codec: Codec, tensors: dict[str, Any]
+) -> Any:
     """JSON keeps None, flags, integers, text and finite floats; the rest is put in tagged lists."""
     if codec.is_tensor(value):
         name = path or "state"
@@ -143,7 +147,7 @@ def _places(path: str, values: Any) -> Iterator[tuple[str, Any]]:
         yield (f"{path}.{i}" if path else str(i)), value
 
 
-def _rebuild(plain: Any, tensors: dict[str, Any]) -> Any:
+def _rebuild(plain: Any, tensors: dict[str, Any]) -> Any:  # noqa: PLR0911
     if not isinstance(plain, list):
         return plain
     tag, *rest = plain

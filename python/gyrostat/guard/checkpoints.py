@@ -36,8 +36,11 @@ _SUFFIX = ".safetensors"
 _NOTES = ".gyrostat-checkpoints.jsonl"
 # The dtypes that the safetensors format has. Values of any other are written as bytes.
 _NATIVE = frozenset(
-    "bool uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 float32 float64 bfloat16 "
-    "float8_e4m3fn float8_e5m2 complex64".split()
+    {
+        *("bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"),
+        *("float16", "float32", "float64", "bfloat16", "float8_e4m3fn", "float8_e5m2"),
+        "complex64",
+    }
 )
 
 

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from gyrostat._intake import is_plain_torch
 from gyrostat.findings import plain
@@ -98,7 +99,7 @@ def write_sharded(
         half.mkdir(parents=True)
     _wait_for_all()
     with _alone_without_warning():
-        dcp.save(state, checkpoint_id=half, no_dist=not dist.is_initialized())
+        save(state, checkpoint_id=half, no_dist=not dist.is_initialized())
     if leads:
         notes = half / checkpoints.META_FILE
         notes.write_text(json.dumps({"meta": plain(dict(meta))}, allow_nan=False), "utf-8")
@@ -122,7 +123,7 @@ def read_sharded(path: str | os.PathLike[str], state: dict[str, Any]) -> dict[st
     """
     notes = json.loads((Path(path) / checkpoints.META_FILE).read_text("utf-8"))
     with _alone_without_warning():
-        dcp.load(state, checkpoint_id=Path(path), no_dist=not dist.is_initialized())
+        load(state, checkpoint_id=Path(path), no_dist=not dist.is_initialized())
     meta: dict[str, Any] = notes["meta"]
     return meta
 
@@ -222,14 +223,16 @@ def _span(group: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, di
     """The bytes that differing views of one storage cover, and where each lies in them."""
     ends = []
     for t in group.values():
-        last = sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) if t.numel() else -1
+        last = (
+            sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True)) if t.numel() else -1
+        )
         size = t.element_size()
         ends.append((t.storage_offset() * size, (t.storage_offset() + last + 1) * size))
     # Whole elements of any dtype, from the start and up to the end.
     first = min(a for a, _ in ends) // 16 * 16
     storage = next(iter(group.values())).untyped_storage()
     last_byte = min(-(-max(b for _, b in ends) // 16) * 16, storage.nbytes())
-    span = torch.empty(0, dtype=torch.uint8).set_(storage, first, (last_byte - first,))
+    span = torch.empty(0, dtype=torch.uint8).set_(storage, first, (last_byte - first,), (1,))
     places = {
         name: {"strides": list(t.stride()), "at": t.storage_offset() - first // t.element_size()}
         for name, t in group.items()
