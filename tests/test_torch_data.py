@@ -31,7 +31,13 @@ from gyrostat.integrations.torch.data import (
 pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
 
 N = 22
-KINDS = (DataLoader, StatefulDataLoader)
+
+
+def with_generator(*args, **kwargs):
+    return DataLoader(*args, **kwargs, generator=torch.Generator().manual_seed(1))
+
+
+KINDS = (DataLoader, StatefulDataLoader, with_generator)
 
 
 class Items(Dataset):
@@ -274,7 +280,7 @@ def test_a_restart_goes_on_as_if_it_had_not_been_killed(kind, workers, saved_in)
     """Shuffle, augmentation (in this process or in the workers) and dropout."""
 
     def run(reg, states):
-        augment = kind is DataLoader or workers == 0  # torchdata starts workers with new seeds
+        augment = kind is not StatefulDataLoader or workers == 0  # it gives workers new seeds
         loader = kind(Items(augment=augment), 4, shuffle=True, num_workers=workers)
         out = []
 

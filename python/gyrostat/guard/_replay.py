@@ -31,10 +31,14 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """An epoch under way: its number, and the random state that its loader began with."""
+    """An epoch under way: its number, and the random states that its loader began with.
+
+    ``random`` is that of the framework, ``own`` that of the loader's own generators.
+    """
 
     number: int
     random: Any
+    own: Any
 
 
 @dataclass(slots=True)

@@ -215,9 +215,10 @@ class BatchRegistry:
             "bad_samples": sorted(self.bad_samples),
             "random": None,
             "loader": None,
+            "loader_random": None,
         }
         if self._resume is not None:
-            kept = ("epoch", "index", "under_way", "random", "loader")
+            kept = ("epoch", "index", "under_way", "random", "loader", "loader_random")
             return state | {key: self._resume[key] for key in kept}
         ahead = (
             i for i in (*self._memory, self._pending) if i is not None and i.serial >= self._next
@@ -231,6 +232,7 @@ class BatchRegistry:
             return state
         epoch, index, fetch, position = where
         state |= {"epoch": epoch.number, "index": index, "under_way": True, "loader": position}
+        state["loader_random"] = epoch.own
         if self._random is not None:
             now = self._random.capture()
             state["random"] = {"start": epoch.random, "fetch": fetch, "now": now}
@@ -260,7 +262,9 @@ class BatchRegistry:
             known = read_left_out(self._file.path, known)
         self.bad, self.bad_samples = set(known.batches), set(known.samples)
         self.epoch, self.index, self.left_out = d["epoch"], d["index"], d["left_out"]
-        self._resume = {"random": None, "loader": None, **d} if d["under_way"] else None
+        self._resume = (
+            {"random": None, "loader": None, "loader_random": None, **d} if d["under_way"] else None
+        )
         self.current = None
         self._turn = self._source = self._stream = self._pending = None
         self._random_after_fetch = None
@@ -328,7 +332,10 @@ class BatchRegistry:
         states = None if resume is None else resume["random"]
         if random is not None and states is not None:
             random.restore(states["start"])
-        epoch = Epoch(self.epoch, None if random is None else random.capture())
+        if resume is not None and resume["loader_random"] is not None:
+            source.set_random(resume["loader_random"])
+        start = None if random is None else random.capture()
+        epoch = Epoch(self.epoch, start, source.random())
         passed_over = 0
         if resume is not None and resume["loader"] is not None:
             source.go_to(resume["loader"])

@@ -90,6 +90,12 @@ class Source(Protocol):
     def go_to(self, position: Any) -> None:
         """Lets the next :meth:`read` go on from such a position."""
 
+    def random(self) -> Any:
+        """Where the loader's own generators of random numbers stand, as plain values, or None."""
+
+    def set_random(self, state: Any) -> None:
+        """Puts them back there."""
+
 
 class PlainSource:
     """Any iterable as a :class:`Source`: lists, generators, the loaders of any framework."""
@@ -121,3 +127,10 @@ class PlainSource:
     def go_to(self, position: Any) -> None:
         """Hands the position to the loader's ``load_state_dict``."""
         self._loader.load_state_dict(position)  # type: ignore[attr-defined]
+
+    def random(self) -> Any:
+        """None: what generators it has is not known."""
+        return None
+
+    def set_random(self, state: Any) -> None:
+        """Nothing to do."""

@@ -139,6 +139,24 @@ class LoaderSource:
         self._plain.go_to(position)
         self._resumed = True
 
+    def random(self) -> Any:
+        """The states of the generators given to the ``DataLoader`` or to its samplers."""
+        return [_text(g.get_state().numpy()) for g in self._generators()] or None
+
+    def set_random(self, state: Any) -> None:
+        """Puts them back, if there are as many."""
+        generators = self._generators()
+        if len(generators) == len(state):
+            for generator, text in zip(generators, state, strict=True):
+                generator.set_state(torch.from_numpy(_array(text, np.uint8)))
+
+    def _generators(self) -> list[torch.Generator]:
+        batched = getattr(self._loader, "batch_sampler", None)
+        samplers = (getattr(self._loader, "sampler", None), getattr(batched, "sampler", None))
+        places = (self._loader, batched, *samplers)
+        found = {id(g): g for p in places if (g := getattr(p, "generator", None)) is not None}
+        return [g for g in found.values() if isinstance(g, torch.Generator)]
+
 
 def _out_of_shared_memory(value: Any) -> Any:
     if isinstance(value, torch.Tensor) and value.device.type == "cpu":
