@@ -43,8 +43,7 @@ def test_each_batch_has_an_identity_and_a_place():
     registry = BatchRegistry()
     seen = []
     for _ in range(2):
-        for _ in registry.iterate(numbers(3)):
-            seen.append(registry.current)
+        seen += [registry.current for _ in registry.iterate(numbers(3))]
         assert registry.current is None
     assert [(b.epoch, b.index) for b in seen] == [(e, i) for e in (0, 1) for i in range(3)]
     assert [b.identity for b in seen[:3]] == [b.identity for b in seen[3:]]
@@ -150,7 +149,7 @@ def test_a_batch_changed_in_place_is_told_and_not_replayed(caplog):
         for batch in registry.iterate(numbers(4)):
             out.append(int(batch[0]))
             if len(out) == 2:
-                batch *= 2
+                np.multiply(batch, 2, out=batch)
             if len(out) == 3:
                 assert [b.index for b, _ in registry.recent(3)] == [0, 2]
                 assert registry.rewind(mark) == 2
@@ -376,7 +375,7 @@ def test_the_file_leaves_the_same_out_after_a_restart(tmp_path):
     assert values(again) == [0, 2, 4]
     assert read_left_out(path) == LeftOut(frozenset(registry.bad), frozenset({7}))
     old = registry.state_dict()
-    one = sorted(registry.bad)[0]
+    one = min(registry.bad)
     registry.forgive(one, samples=[7])
     assert len(values(again)) == 4
     # A state saved before does not bring it back.
@@ -449,7 +448,7 @@ OPERATIONS = st.lists(
 
 @settings(max_examples=150)
 @given(OPERATIONS, st.integers(1, 7))
-def test_any_sequence_of_calls_agrees_with_a_simple_model(operations, n):
+def test_any_sequence_of_calls_agrees_with_a_simple_model(operations, n):  # noqa: C901
     registry, model = BatchRegistry(), Model(n)
     known = BatchRegistry()
     identities = [known.current.identity for _ in known.iterate(numbers(n))]

@@ -31,7 +31,13 @@ from gyrostat.integrations.torch.data import (
 pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
 
 N = 22
-KINDS = (DataLoader, StatefulDataLoader)
+
+
+def with_generator(*args, **kwargs):
+    return DataLoader(*args, **kwargs, generator=torch.Generator().manual_seed(1))
+
+
+KINDS = (DataLoader, StatefulDataLoader, with_generator)
 
 
 class Items(Dataset):
@@ -94,7 +100,7 @@ def loaders():
     )
     yield (
         "distributed",
-        lambda w: DataLoader(Items(), 4, sampler=DistributedSampler(Items(), 2, 1), num_workers=w),
+        lambda w: DataLoader(Items(), 2, sampler=DistributedSampler(Items(), 2, 1), num_workers=w),
     )
     yield "single", lambda w: DataLoader(Items(), batch_size=None, num_workers=w)
     yield (
@@ -104,7 +110,7 @@ def loaders():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize(("name", "make"), loaders())
+@pytest.mark.parametrize(("name", "make"), list(loaders()))
 def test_the_samples_told_are_those_given(name, make, workers):
     got = told(registry(), make(workers))
     assert [seen for seen, _ in got] == [samples for _, samples in got]
@@ -114,7 +120,7 @@ def test_the_samples_told_are_those_given(name, make, workers):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize(("name", "make"), loaders())
+@pytest.mark.parametrize(("name", "make"), list(loaders()))
 def test_a_bad_sample_is_left_out_of_its_batch(name, make, workers):
     whole = [seen for seen, _ in told(registry(), make(workers))]
     bad = {*whole[1][:1], *whole[3]}  # one of a batch, and all of another
@@ -140,10 +146,10 @@ def test_a_sample_found_bad_is_taken_out_of_the_replay_and_of_what_is_prefetched
     out = []
     for batch in reg.iterate(LoaderSource(loader)):
         out.append([int(v) for v in batch[:, 0]])
+        assert list(reg.current.samples) == out[-1]
         if len(out) == 2:
             reg.leave_out(samples=[5, 9])
             assert reg.rewind(mark) == 2
-        assert list(reg.current.samples or ()) in ([], out[-1])
     assert out == [
         [0, 1, 2, 3],
         [4, 5, 6, 7],
@@ -269,12 +275,12 @@ def test_leave_out_without_a_guard(tmp_path):
 
 
 @pytest.mark.parametrize("saved_in", ["body", "boundary"])
-@pytest.mark.parametrize(("kind", "workers"), itertools.product(KINDS, [0, 2]))
+@pytest.mark.parametrize(("kind", "workers"), list(itertools.product(KINDS, [0, 2])))
 def test_a_restart_goes_on_as_if_it_had_not_been_killed(kind, workers, saved_in):
     """Shuffle, augmentation (in this process or in the workers) and dropout."""
 
     def run(reg, states):
-        augment = kind is DataLoader or workers == 0  # torchdata starts workers with new seeds
+        augment = kind is not StatefulDataLoader or workers == 0  # it gives workers new seeds
         loader = kind(Items(augment=augment), 4, shuffle=True, num_workers=workers)
         out = []
 
@@ -286,7 +292,7 @@ def test_a_restart_goes_on_as_if_it_had_not_been_killed(kind, workers, saved_in)
 
         for _ in range(reg.next_epoch, 2):
             for batch in reg.iterate(LoaderSource(loader), lambda: save("boundary")):
-                dropped = (torch.rand(2).tolist(), np.random.rand(), random.random())
+                dropped = torch.rand(2).tolist(), np.random.rand(), random.random()  # noqa: NPY002, S311
                 out.append((batch.tolist(), dropped))
                 save("body")
         return out
@@ -297,7 +303,7 @@ def test_a_restart_goes_on_as_if_it_had_not_been_killed(kind, workers, saved_in)
     assert len(whole) == len(states) == 12
     for where in (2, 5, 8):
         torch.manual_seed(77)
-        np.random.seed(77)
+        np.random.seed(77)  # noqa: NPY002
         random.seed(77)
         reg = registry()
         text, position = states[where]
@@ -305,6 +311,7 @@ def test_a_restart_goes_on_as_if_it_had_not_been_killed(kind, workers, saved_in)
         assert run(reg, []) == whole[where + (saved_in == "body") :]
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_leaves_of_every_kind_of_tensor():
     x = torch.arange(6.0).reshape(2, 3)
     kinds = [
@@ -314,9 +321,10 @@ def test_leaves_of_every_kind_of_tensor():
         x.T,
         x.to_sparse(),
         x + 1j,
-        torch.nested.nested_tensor([x[0], x[1, :2]], layout=torch.jagged),
+        torch.nested.nested_tensor([x[0], x[1, :2]]),
         x[:0],
         x[0, 0],
+        x[:1, :1],
     ]
     reg = BatchRegistry(tensor_leaves)
     seen = [reg._measure(k)[0] for k in kinds]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
 from gyrostat import _core
+from gyrostat.guard._replay import Batch, Epoch, Item, ReplayMemory
 from gyrostat.guard.left_out import LeftOut, RegistryFile, read_left_out
 from gyrostat.guard.loaders import PlainSource, Source, leaves, rebuilt
 
@@ -22,24 +22,6 @@ _LOG = logging.getLogger("gyrostat")
 _VERSION = 1
 _DIGITS = 16  # of 32: 64 bits, so a chance collision among 10^6 batches has odds of 3e-8
 _RANDOM_BYTES = 16 << 10  # what the states of the generators take, kept with each batch
-_ENDED = object()
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Where a batch came from and what it holds.
-
-    Attributes:
-        identity: Hash of its content: the same data has the same identity after a restart.
-        epoch: How many times ``guard.batches`` was started before.
-        index: Position within the epoch, batches left out included.
-        samples: Indices of its samples in the data set, where the loader tells them.
-    """
-
-    identity: str
-    epoch: int
-    index: int
-    samples: tuple[int, ...] = ()
 
 
 class RandomState(Protocol):
@@ -50,32 +32,6 @@ class RandomState(Protocol):
 
     def restore(self, state: Any) -> None:
         """Puts them back there."""
-
-
-@dataclass(slots=True)
-class _Epoch:
-    """An epoch under way: its number, and the random state that its loader began with."""
-
-    number: int
-    random: Any
-
-
-@dataclass(slots=True)
-class _Item:
-    """A batch and what it takes to hand it out again, in this process or the next.
-
-    ``random`` and ``position`` are those of the generators and the loader just before it was
-    fetched. ``data`` is None once the content is lost.
-    """
-
-    serial: int
-    batch: Batch
-    data: Any
-    size: int
-    source: Source
-    epoch: _Epoch
-    random: Any
-    position: Any
 
 
 class BatchRegistry:
@@ -114,7 +70,6 @@ class BatchRegistry:
             raise ValueError(f"replay_bytes: expected 0 or more, got {replay_bytes}")
         self._leaves_of = leaves_of
         self._file = None if path is None else RegistryFile(path)
-        self._limit = replay_bytes
         self._random = random_state
         known = LeftOut() if path is None else read_left_out(path)
         self.bad: set[str] = set(known.batches)
@@ -125,18 +80,14 @@ class BatchRegistry:
         self.left_out = 0
         self._turn: object = None  # names the newest call of iterate
         self._source: Source | None = None  # of the iteration under way
-        self._stream: tuple[Iterator[Any], _Epoch] | None = None
+        self._stream: tuple[Iterator[Any], Epoch] | None = None
         self._resume: Mapping[str, Any] | None = None
         self._random_after_fetch: Any = None
-        # Every batch that the loader gave has a serial number. Those held are the last ones without
-        # a gap; the one in front of which the run stands is _next.
-        self._held: deque[_Item] = deque()
-        self._bytes = 0
-        self._first = 0
+        # Every batch that the loader gave has a serial number; the run stands in front of _next.
+        self._memory = ReplayMemory(replay_bytes)
         self._next = 0
         self._fetched = 0
-        self._floor: int | None = None  # the oldest mark
-        self._pending: _Item | None = None
+        self._pending: Item | None = None  # fetched, not yet handed out
 
     @property
     def next_epoch(self) -> int:
@@ -152,8 +103,9 @@ class BatchRegistry:
         :meth:`rewind` the batches in memory come first.
 
         Args:
-            loader: Any iterable of batches. One with ``state_dict`` and ``load_state_dict`` is asked
-                for its position; any other gives the batches before it again, to be passed over.
+            loader: Any iterable of batches. After a restart one that has ``load_state_dict`` is
+                sent to its position; any other gives the batches before it again, to be passed
+                over.
             before: Called at each boundary, after the next batch was fetched and before it is
                 handed out.
 
@@ -193,13 +145,13 @@ class BatchRegistry:
 
         From the oldest mark on batches are held in memory.
         """
-        if self._floor is None:
-            self._floor = self._next
+        if self._memory.floor is None:
+            self._memory.floor = self._next
         return self._next
 
     def replayable(self, mark: int) -> bool:
         """Whether every batch after the mark is held."""
-        return self._checked(mark) >= self._first
+        return self._checked(mark) >= self._memory.first
 
     def rewind(self, mark: int) -> int:
         """Goes back to a boundary, of an earlier epoch as well.
@@ -210,22 +162,20 @@ class BatchRegistry:
         Returns:
             How many batches will be replayed.
         """
-        self._next = max(self._checked(mark), self._first)
+        self._next = max(self._checked(mark), self._memory.first)
         self.current = None
-        ahead = [i for i in self._held if i.serial >= self._next and not self._is_bad(i)]
+        ahead = [i for i in self._memory if i.serial >= self._next and not self._is_bad(i)]
         if self._pending is not None and not self._is_bad(self._pending):
             ahead.append(self._pending)
         return sum(self._is_intact(item) for item in ahead)
 
     def forget_before(self, mark: int) -> None:
         """Frees the batches before a mark; older marks are not used again."""
-        self._floor = max(self._checked(mark), self._floor or 0)
-        while self._held and self._first < mark:
-            self._drop_oldest()
+        self._memory.forget_before(self._checked(mark))
 
     def recent(self, n: int) -> list[tuple[Batch, Any]]:
         """The last ``n`` batches handed out that are held and intact, the newest last."""
-        passed = [item for item in self._held if item.serial < self._next][-n:] if n > 0 else []
+        passed = [item for item in self._memory if item.serial < self._next][-n:] if n > 0 else []
         return [(item.batch, rebuilt(item.data)) for item in passed if self._is_intact(item)]
 
     def leave_out(self, *identities: str, samples: Iterable[int] = (), reason: str = "") -> None:
@@ -265,12 +215,13 @@ class BatchRegistry:
             "bad_samples": sorted(self.bad_samples),
             "random": None,
             "loader": None,
+            "loader_random": None,
         }
         if self._resume is not None:
-            kept = ("epoch", "index", "under_way", "random", "loader")
+            kept = ("epoch", "index", "under_way", "random", "loader", "loader_random")
             return state | {key: self._resume[key] for key in kept}
         ahead = (
-            i for i in (*self._held, self._pending) if i is not None and i.serial >= self._next
+            i for i in (*self._memory, self._pending) if i is not None and i.serial >= self._next
         )
         item = next((i for i in ahead if i.data is not None and not self._is_bad(i)), None)
         if item is not None:
@@ -281,6 +232,7 @@ class BatchRegistry:
             return state
         epoch, index, fetch, position = where
         state |= {"epoch": epoch.number, "index": index, "under_way": True, "loader": position}
+        state["loader_random"] = epoch.own
         if self._random is not None:
             now = self._random.capture()
             state["random"] = {"start": epoch.random, "fetch": fetch, "now": now}
@@ -310,20 +262,21 @@ class BatchRegistry:
             known = read_left_out(self._file.path, known)
         self.bad, self.bad_samples = set(known.batches), set(known.samples)
         self.epoch, self.index, self.left_out = d["epoch"], d["index"], d["left_out"]
-        self._resume = {"random": None, "loader": None, **d} if d["under_way"] else None
+        self._resume = (
+            {"random": None, "loader": None, "loader_random": None, **d} if d["under_way"] else None
+        )
         self.current = None
-        self._turn = self._source = self._stream = self._pending = self._floor = None
+        self._turn = self._source = self._stream = self._pending = None
         self._random_after_fetch = None
-        self._held.clear()
-        self._bytes = 0
-        self._first = self._next = self._fetched
+        self._memory.clear(self._fetched)
+        self._next = self._fetched
 
     # What comes next
 
-    def _following(self, source: Source) -> _Item | None:
+    def _following(self, source: Source) -> Item | None:
         """The next good batch, from memory or else from the loader; None at the epoch's end."""
         while self._next < self._fetched:
-            item = self._at(self._next)
+            item = self._memory.at(self._next)
             if item is not None and item.data is not None:
                 self._strip(item)
                 if self._is_bad(item):
@@ -341,14 +294,15 @@ class BatchRegistry:
             self._next += 1
         return None
 
-    def _fetch(self, source: Source) -> _Item | None:
+    def _fetch(self, source: Source) -> Item | None:
         """The next batch of the loader, good or bad."""
         stream, epoch = self._stream or self._open(source)
         while True:
             random = None if self._random is None else self._random.capture()
             position = source.position()
-            given = next(stream, _ENDED)
-            if given is _ENDED:
+            try:
+                given = next(stream)
+            except StopIteration:
                 self._stream = iter(()), epoch
                 return None
             self.index += 1
@@ -361,7 +315,7 @@ class BatchRegistry:
         samples, data = given
         identity, size = self._measure(data)
         self._fetched += 1
-        return _Item(
+        return Item(
             serial=self._fetched - 1,
             batch=Batch(identity, epoch.number, self.index - 1, samples),
             data=data,
@@ -372,13 +326,16 @@ class BatchRegistry:
             position=position,
         )
 
-    def _open(self, source: Source) -> tuple[Iterator[Any], _Epoch]:
+    def _open(self, source: Source) -> tuple[Iterator[Any], Epoch]:
         """Starts the loader; after a restart, at the batch where it stood."""
         resume, random = self._resume, self._random
         states = None if resume is None else resume["random"]
         if random is not None and states is not None:
             random.restore(states["start"])
-        epoch = _Epoch(self.epoch, None if random is None else random.capture())
+        if resume is not None and resume["loader_random"] is not None:
+            source.set_random(resume["loader_random"])
+        start = None if random is None else random.capture()
+        epoch = Epoch(self.epoch, start, source.random())
         passed_over = 0
         if resume is not None and resume["loader"] is not None:
             source.go_to(resume["loader"])
@@ -410,33 +367,16 @@ class BatchRegistry:
 
     # What is held
 
-    def _at(self, serial: int) -> _Item | None:
-        place = serial - self._first
-        return self._held[place] if 0 <= place < len(self._held) else None
-
-    def _hold(self, item: _Item) -> None:
-        """Keeps a batch for a replay, if there is a mark to go back to."""
+    def _hold(self, item: Item) -> None:
         self._pending = None
-        if item.serial < self._first + len(self._held):
-            return
-        if self._floor is None:
-            self._first = item.serial + 1
-            return
-        self._held.append(replace(item, data=item.source.keep(item.data)))
-        self._bytes += item.size
-        while self._bytes > self._limit or (self._held and self._first < self._floor):
-            self._drop_oldest()
+        self._memory.add(item)
 
-    def _drop_oldest(self) -> None:
-        self._bytes -= self._held.popleft().size
-        self._first += 1
-
-    def _is_bad(self, item: _Item) -> bool:
+    def _is_bad(self, item: Item) -> bool:
         samples = item.batch.samples
         good = sum(s not in self.bad_samples for s in samples)
         return item.batch.identity in self.bad if good == len(samples) else good == 0
 
-    def _is_intact(self, item: _Item) -> bool:
+    def _is_intact(self, item: Item) -> bool:
         """Whether a batch is what it was when it was fetched; if not, it is given up."""
         if item.data is None:
             return False
@@ -449,10 +389,10 @@ class BatchRegistry:
             item.batch.epoch,
             item.batch.index,
         )
-        self._replace(item, None, item.batch, 0)
+        self._memory.change(item, None, item.batch, 0)
         return False
 
-    def _strip(self, item: _Item) -> None:
+    def _strip(self, item: Item) -> None:
         """Loads a batch again without its bad samples, if it has any."""
         good = tuple(s for s in item.batch.samples if s not in self.bad_samples)
         if not good or len(good) == len(item.batch.samples):
@@ -462,12 +402,7 @@ class BatchRegistry:
         if self._random is not None:
             self._random.restore(before)
         identity, size = self._measure(data)
-        self._replace(item, data, replace(item.batch, identity=identity, samples=good), size)
-
-    def _replace(self, item: _Item, data: Any, batch: Batch, size: int) -> None:
-        if self._at(item.serial) is item:
-            self._bytes += size - item.size
-        item.data, item.batch, item.size = data, batch, size
+        self._memory.change(item, data, replace(item.batch, identity=identity, samples=good), size)
 
     def _checked(self, mark: int) -> int:
         if not isinstance(mark, int) or not 0 <= mark <= self._fetched:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections import UserDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -70,7 +71,7 @@ def rebuilt(batch: Any, leaf: Callable[[Any], Any] = lambda value: value) -> Any
 class Source(Protocol):
     """A loader that tells more than its batches. The adapter of a framework supplies it."""
 
-    def read(self, bad: Set[int]) -> Iterator[tuple[tuple[int, ...], Any] | None]:
+    def read(self, bad: AbstractSet[int]) -> Iterator[tuple[tuple[int, ...], Any] | None]:
         """Starts an epoch at once; gives the samples of each batch, if known, and the batch.
 
         Samples in ``bad``, a set that may grow meanwhile, are left out where that can be done
@@ -89,6 +90,12 @@ class Source(Protocol):
     def go_to(self, position: Any) -> None:
         """Lets the next :meth:`read` go on from such a position."""
 
+    def random(self) -> Any:
+        """Where the loader's own generators of random numbers stand, as plain values, or None."""
+
+    def set_random(self, state: Any) -> None:
+        """Puts them back there."""
+
 
 class PlainSource:
     """Any iterable as a :class:`Source`: lists, generators, the loaders of any framework."""
@@ -96,7 +103,7 @@ class PlainSource:
     def __init__(self, loader: Iterable[Any]) -> None:
         self._loader = loader
 
-    def read(self, bad: Set[int]) -> Iterator[tuple[tuple[int, ...], Any] | None]:  # noqa: ARG002
+    def read(self, bad: AbstractSet[int]) -> Iterator[tuple[tuple[int, ...], Any] | None]:  # noqa: ARG002
         """The batches, of which the samples are not known."""
         return (((), batch) for batch in self._loader)
 
@@ -120,3 +127,10 @@ class PlainSource:
     def go_to(self, position: Any) -> None:
         """Hands the position to the loader's ``load_state_dict``."""
         self._loader.load_state_dict(position)  # type: ignore[attr-defined]
+
+    def random(self) -> Any:
+        """None: what generators it has is not known."""
+        return None
+
+    def set_random(self, state: Any) -> None:
+        """Nothing to do."""

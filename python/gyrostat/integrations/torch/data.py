@@ -7,8 +7,10 @@ import operator
 import os
 import random
 import weakref
+from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import numpy as np
@@ -61,7 +63,9 @@ def _plain_tensor(value: object) -> object | None:
         tensor = tensor.to_dense()
     # A view may turn the sign of its values, or conjugate them, without that being in its bytes.
     flat = tensor.cpu().resolve_conj().resolve_neg().contiguous()
-    return [str(flat.dtype), list(flat.shape), flat.reshape(-1).view(torch.uint8).numpy()]
+    # A tensor of one value counts as contiguous whatever its stride is.
+    values = flat.as_strided((flat.numel(),), (1,)).view(torch.uint8).numpy()
+    return [str(flat.dtype), list(flat.shape), values]
 
 
 class LoaderSource:
@@ -83,7 +87,7 @@ class LoaderSource:
         self._plain = PlainSource(loader)
         self._resumed = False
 
-    def read(self, bad: Set[int]) -> Iterator[tuple[tuple[int, ...], Any] | None]:
+    def read(self, bad: AbstractSet[int]) -> Iterator[tuple[tuple[int, ...], Any] | None]:
         """Starts an epoch at once; see :class:`gyrostat.guard.loaders.Source`."""
         resumed, self._resumed = self._resumed, False
         loader = self._loader
@@ -135,10 +139,28 @@ class LoaderSource:
         self._plain.go_to(position)
         self._resumed = True
 
+    def random(self) -> Any:
+        """The states of the generators given to the ``DataLoader`` or to its samplers."""
+        return [_text(g.get_state().numpy()) for g in self._generators()] or None
+
+    def set_random(self, state: Any) -> None:
+        """Puts them back, if there are as many."""
+        generators = self._generators()
+        if len(generators) == len(state):
+            for generator, text in zip(generators, state, strict=True):
+                generator.set_state(torch.from_numpy(_array(text, np.uint8)))
+
+    def _generators(self) -> list[torch.Generator]:
+        batched = getattr(self._loader, "batch_sampler", None)
+        samplers = (getattr(self._loader, "sampler", None), getattr(batched, "sampler", None))
+        places = (self._loader, batched, *samplers)
+        found = {id(g): g for p in places if (g := getattr(p, "generator", None)) is not None}
+        return [g for g in found.values() if isinstance(g, torch.Generator)]
+
 
 def _out_of_shared_memory(value: Any) -> Any:
     if isinstance(value, torch.Tensor) and value.device.type == "cpu":
-        shared = value.layout is torch.strided and not value.is_nested and value.is_shared()
+        shared = value.layout is torch.strided and not value.is_nested and value.is_shared()  # type: ignore[no-untyped-call]
         return value.clone() if shared else value
     return value
 
@@ -157,7 +179,7 @@ class _Recorder:
 
     def __init__(self, sampler: Any) -> None:
         self.sampler = sampler
-        self.bad: Set[int] = frozenset()
+        self.bad: AbstractSet[int] = frozenset()
         self.drawn: deque[tuple[int, ...] | None] = deque()
 
     def __iter__(self) -> _Recording:
@@ -223,10 +245,12 @@ def _paired(
     try:
         for batch in iterator:
             while drawn and drawn[0] is None:
-                yield drawn.popleft()
+                drawn.popleft()
+                yield None
             yield (drawn.popleft() if drawn else None) or (), batch
         while drawn and drawn[0] is None:
-            yield drawn.popleft()
+            drawn.popleft()
+            yield None
     finally:
         recorder.bad = frozenset()
 
@@ -251,14 +275,14 @@ class TorchRandomState:
     def capture(self) -> dict[str, Any]:
         """Where the generators stand."""
         version, words, gauss = random.getstate()
+        cuda = torch.cuda
+        begun = cuda.is_initialized()  # type: ignore[no-untyped-call]
         return {
-            "python": [version, _text(np.array(words, dtype=np.uint32)), gauss],
+            "python": [version, _text(array("I", words)), gauss],
             # NPY002: the global generator is the one that a loop outside of our hands draws from.
             "numpy": _coded(np.random.get_state(legacy=False)),  # noqa: NPY002
             "torch": _text(torch.get_rng_state().numpy()),
-            "cuda": [_text(s.numpy()) for s in torch.cuda.get_rng_state_all()]
-            if torch.cuda.is_initialized()
-            else [],
+            "cuda": [_text(s.numpy()) for s in cuda.get_rng_state_all()] if begun else [],
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -272,8 +296,8 @@ class TorchRandomState:
             torch.cuda.set_rng_state_all(states)
 
 
-def _text(array: NDArray[Any]) -> str:
-    return base64.b64encode(array.tobytes()).decode("ascii")
+def _text(values: NDArray[Any] | array[int]) -> str:
+    return base64.b64encode(values.tobytes()).decode("ascii")
 
 
 def _array(text: str, dtype: Any) -> NDArray[Any]:
