@@ -361,9 +361,11 @@ class SpikeAwareClip(Clipper):
                 if id(p) not in present or "exp_avg_sq" not in state:
                     continue
                 moment = state["exp_avg_sq"].to(torch.promote_types(p.dtype, torch.float32))
+                step = state.get("step", group.get("step"))
+                # Optimizers without Adam's betas, or without a count, keep moments without bias.
                 known = 1.0
-                if "step" in state and "betas" in group:
-                    known = 1 - group["betas"][1] ** state["step"]
+                if step is not None and "betas" in group:
+                    known = 1 - group["betas"][1] ** step
                 limit = (moment * self.threshold / known).sqrt_()
                 limit.masked_fill_(moment == 0, math.inf)
                 p.grad.copy_(torch.clamp(p.grad, -limit, limit))
@@ -407,12 +409,13 @@ def _norms(named: Mapping[str, torch.Tensor]) -> dict[str, float]:
 def _scale(parameters: Iterable[torch.Tensor], factor: float) -> None:
     if factor < 1:
         grads = [p.grad.detach() for p in parameters if p.grad is not None]
-        torch._foreach_mul_(grads, factor)  # noqa: SLF001  # in one launch; no public name
+        torch._foreach_mul_(grads, factor)  # in one launch; no public name
 
 
 def _unit_norms(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     dim = tuple(range(1, x.ndim)) or None
-    return torch.linalg.vector_norm(x, dim=dim, keepdim=x.ndim > 1, dtype=dtype)
+    norms: torch.Tensor = torch.linalg.vector_norm(x, dim=dim, keepdim=x.ndim > 1, dtype=dtype)
+    return norms
 
 
 def _is_norm(value: object) -> bool:

@@ -164,7 +164,7 @@ class CurriculumBatchSampler(Sampler[list[int]]):
         places = np.asarray(samples, dtype=np.int64)
         if places.shape != found.shape:
             raise ValueError(f"losses: expected {places.size} numbers, got {found.size}")
-        if places.size and not (0 <= places.min() and places.max() < len(self._difficulty)):
+        if places.size and not (places.min() >= 0 and places.max() < len(self._difficulty)):
             raise ValueError(f"samples: expected numbers below {len(self._difficulty)}")
         self._difficulty[places] = found
 

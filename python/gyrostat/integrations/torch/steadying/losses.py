@@ -19,7 +19,8 @@ def z_loss(
     the sum of the exponentials of the logits; the term keeps log(Z) near 0, which the cross entropy
     leaves free to drift. The mean over the positions is taken in float32, or float64 for logits of
     float64, also under autocast. A logit that is NaN or Inf at a position that counts makes the
-    term NaN or Inf, as it makes the cross entropy; the loss scale of AMP goes over both alike.
+    term NaN or Inf, as it makes the cross entropy, and the guard sees it; at one that does not, it
+    leaves the term alone, but not the gradient of that position. Add it before the loss is scaled.
 
     Args:
         logits: Shape (..., classes), any floating dtype.

@@ -92,9 +92,19 @@ class MomentumReset:
         _check.count("warmup_steps", warmup_steps, 0)
         self._rewarmup = Rewarmup(optimizer, warmup_steps, shape="cosine")
         self._done = 0
-        self._hook = optimizer.register_step_post_hook(self._after)
+        self._open = False
+        self._hooks = [
+            optimizer.register_step_pre_hook(self._before),
+            optimizer.register_step_post_hook(self._after),
+        ]
+
+    def _before(self, *_: Any) -> None:
+        self._open = True
 
     def _after(self, *_: Any) -> None:
+        if not self._open:  # the second time, for an optimizer that calls its base class
+            return
+        self._open = False
         self._done += 1
         if self._done % self.every == 0:
             self.reset()
@@ -106,7 +116,8 @@ class MomentumReset:
 
     def remove(self) -> None:
         """Takes the hooks off the optimizer."""
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
         self._rewarmup.remove()
 
     def state_dict(self) -> dict[str, Any]:

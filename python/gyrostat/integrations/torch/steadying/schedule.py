@@ -78,6 +78,7 @@ class Rewarmup:
         rewarmup_factor(0, steps, start, shape)  # for its checks
         self.steps, self.start, self.shape = steps, start, shape
         self._done = steps
+        self._open = False
         self._given: list[tuple[dict[str, Any], Any]] = []
         self._hooks = [
             optimizer.register_step_pre_hook(self._before),
@@ -101,6 +102,7 @@ class Rewarmup:
 
     def _before(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         self._give_back()  # where the last step ended in an error
+        self._open = True
         factor = self.factor
         if factor < 1:
             self._given = [(group, group["lr"]) for group in optimizer.param_groups]
@@ -109,7 +111,10 @@ class Rewarmup:
 
     def _after(self, *_: Any) -> None:
         self._give_back()
-        self._done = min(self._done + 1, self.steps)
+        # The hooks of an optimizer that calls the step of its base class run twice a step.
+        if self._open:
+            self._done = min(self._done + 1, self.steps)
+        self._open = False
 
     def _give_back(self) -> None:
         for group, lr in self._given:
