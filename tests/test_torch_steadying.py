@@ -314,8 +314,8 @@ def test_zclip_on_real_norms_clips_fewer_healthy_steps():
         column = polars.read_parquet(RUNS / f"{name}.parquet")["grad_norm"].to_numpy()
         norms = [float(x) for x in column[:3000] if math.isfinite(x)]
         shares[name] = _paper_rule(norms), _our_rule(norms)
-    assert all(paper > 0.03 for paper, _ in shares.values()), shares
-    assert all(ours < 0.012 for _, ours in shares.values()), shares
+    assert all(paper > 0.02 for paper, _ in shares.values()), shares
+    assert all(ours < 0.004 for _, ours in shares.values()), shares
 
 
 def test_adagc_by_its_formula():

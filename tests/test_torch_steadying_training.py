@@ -444,19 +444,19 @@ def test_short_sequences_first_go_through_where_long_ones_blow_up():
         cell = torch.nn.RNN(2, 8, nonlinearity="relu", batch_first=True)
         head = torch.nn.Linear(8, 1)
         with torch.no_grad():
-            cell.weight_hh_l0.mul_(3.4)  # grows along the sequence
+            cell.weight_hh_l0.mul_(4)  # grows along the sequence
         parameters = [*cell.parameters(), *head.parameters()]
-        optimizer = torch.optim.SGD(parameters, lr=0.003)
+        optimizer = torch.optim.SGD(parameters, lr=0.03)
         g = torch.Generator().manual_seed(1)
-        for t in range(300):
-            x = torch.randn(32, 16, 2, generator=g)[:, : length_at(t)]
+        for t in range(200):
+            x = torch.randn(16, 16, 2, generator=g)[:, : length_at(t)]
             loss = (head(cell(x)[0])[..., 0] - x.mean(-1)).square().mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         return loss.item()
 
-    grown = train(lambda t: sequence_length(t, 200, 16, shortest=2, multiple=1))
+    grown = train(lambda t: sequence_length(t, 120, 16, shortest=2, multiple=1))
     whole = train(lambda t: 16)
-    assert grown < 1
-    assert not whole < 2 * grown
+    assert grown < 0.1
+    assert not whole < 0.1  # NaN: the weights are gone
