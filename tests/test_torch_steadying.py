@@ -18,6 +18,7 @@ from gyrostat.integrations.torch.steadying import (
     SpikeAwareClip,
     ZClip,
 )
+from gyrostat.integrations.torch.steadying.clipping import _norms_on_device
 
 RUNS = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "runs"
 
@@ -188,6 +189,16 @@ def test_other_dtypes(dtype):
     assert norm == pytest.approx(math.sqrt(300.0**2 * 40_000 + 3), rel=1e-3)
     clipped = math.sqrt(sum(p.grad.double().square().sum().item() for _, p in named))
     assert clipped == pytest.approx(1.0, rel=0.01)
+
+
+def test_norms_of_another_device_are_those_of_the_host():
+    g = torch.Generator().manual_seed(0)
+    grads = [torch.randn(n, generator=g) for n in (1, 0, 1000)]
+    grads += [grads[2].double(), grads[2].half() * 1000, grads[2].bfloat16()]
+    expected = [x.double().norm().item() for x in grads]
+    assert _norms_on_device(grads) == pytest.approx(expected, rel=1e-6)
+    bad = _norms_on_device([torch.tensor([1.0, math.nan]), torch.tensor([math.inf])])
+    assert not any(map(math.isfinite, bad))
 
 
 def test_what_cannot_be_clipped_is_named():

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from gyrostat.integrations.torch.steadying import _check
 from gyrostat.rules._memory import load_memory, plain_memory
@@ -384,7 +383,8 @@ def _with_gradients(model: _Parameters) -> dict[str, torch.Tensor]:
         name, p = pair
         if p.grad is None:
             continue
-        if isinstance(p.grad, DTensor) or p.grad.layout != torch.strided:
+        # A DTensor, which holds a part only, has a mesh. Its module is public in newer torch only.
+        if p.grad.layout != torch.strided or hasattr(p.grad, "device_mesh"):
             raise TypeError(f"model: expected dense gradients, that of {name} is not")
         named[name] = p
     return named
@@ -399,11 +399,16 @@ def _norms(named: Mapping[str, torch.Tensor]) -> dict[str, float]:
         table = summarize_all(grads, level="norm")
         norms = np.where(table.nonfinite_count > 0, math.nan, table.l2)
         return dict(zip(table.names, norms.tolist(), strict=True))
-    first = next(iter(grads.values())).device
-    wide = [g if g.dtype == torch.float64 else g.float() for g in grads.values()]
+    return dict(zip(grads, _norms_on_device(list(grads.values())), strict=True))
+
+
+def _norms_on_device(grads: list[torch.Tensor]) -> list[float]:
+    """With one wait for the device, however many there are."""
+    wide = [g if g.dtype == torch.float64 else g.float() for g in grads]
     # The function has a public name only in the newest torch.
-    each = [n.to(first, torch.float64) for n in torch._foreach_norm(wide)]  # noqa: SLF001
-    return dict(zip(grads, torch.stack(each).tolist(), strict=True))
+    each = [n.to(grads[0].device, torch.float64) for n in torch._foreach_norm(wide)]  # noqa: SLF001
+    norms: list[float] = torch.stack(each).tolist()
+    return norms
 
 
 def _scale(parameters: Iterable[torch.Tensor], factor: float) -> None:
