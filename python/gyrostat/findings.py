@@ -276,7 +276,7 @@ CATALOGUE: Mapping[str, Code] = _catalogue(
     ),
     Code(
         "update-rms",
-        Severity.WARNING,
+        Severity.INFO,
         "the second moment of the optimizer lags behind the gradient",
         "Clip updates (StableAdamW), or lower beta2 or the learning rate: it often comes before"
         " a spike of the loss.",
@@ -290,7 +290,7 @@ CATALOGUE: Mapping[str, Code] = _catalogue(
     Code(
         "dead-units",
         Severity.WARNING,
-        "half of the units of a layer are zero for every input",
+        "most units of a layer are zero for every input",
         "Lower the learning rate, look at the biases and the initialisation, or use a function "
         "with a slope below zero.",
     ),

@@ -16,10 +16,10 @@ from gyrostat.rules._columns import (
     EPISODES,
     SURGE,
     ColumnRule,
+    Layers,
     LevelsAndTotal,
     Single,
     checked,
-    layer_norms,
     log_of,
     starts,
     tensor_finding,
@@ -57,7 +57,11 @@ class VanishingGradient(ColumnRule):
             norms: L2 norm of the gradient of each; none that is not finite.
             step: The step.
         """
-        layers, values = layer_norms(*checked(names, norms, "norms"))
+        return self.judge(Layers.of(*checked(names, norms, "norms")), step)
+
+    def judge(self, gradients: Layers, step: int) -> Finding | None:
+        """As :meth:`update`, for norms by layer."""
+        layers, values = gradients
         columns = self._align(layers)
         usual = _upper_quartile(values)
         if usual <= 0.0 or not math.isfinite(usual):
@@ -114,7 +118,11 @@ class ExplodingGradient(LevelsAndTotal):
             norms: L2 norm of the gradient of each; none that is not finite.
             step: The step.
         """
-        layers, values = layer_norms(*checked(names, norms, "norms"))
+        return self.judge(Layers.of(*checked(names, norms, "norms")), step)
+
+    def judge(self, gradients: Layers, step: int) -> Finding | None:
+        """As :meth:`update`, for norms by layer."""
+        layers, values = gradients
         total = math.sqrt(float(values @ values))
         above = self._whole.surge(total)
         rise = self._above_level(layers, values)
@@ -165,9 +173,12 @@ class AllZeroTensor(ColumnRule):
             norms: L2 norm of each.
             step: The step.
         """
-        named, values = checked(names, norms, "norms")
-        if self._of_gradients:
-            named, values = layer_norms(named, values)
+        given = Layers(*checked(names, norms, "norms"))
+        return self.judge(Layers.of(*given) if self._of_gradients else given, step)
+
+    def judge(self, given: Layers, step: int) -> Finding | None:
+        """As :meth:`update`, for norms of gradients by layer."""
+        named, values = given
         columns = self._align(named)
         zero = values == 0.0
         if self._quiet(zero):

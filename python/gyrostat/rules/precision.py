@@ -12,7 +12,7 @@ from gyrostat.findings import Finding
 from gyrostat.rules._columns import (
     EPISODES,
     ColumnRule,
-    layer_norms,
+    Layers,
     layers_of,
     starts,
     tensor_finding,
@@ -72,7 +72,7 @@ class GradientUnderflow(ColumnRule):
         if not due:
             return None
         norms, scale = gradients.l2, loss_scale / _MARGIN[self._fmt]
-        _, whole = layer_norms(names, norms)
+        whole = Layers.of(names, norms).norms
         counts = norms >= self._LEAST * whole[layers_of(names)[1]]
         share = np.array([record.underflow_fraction(self._fmt, scale) for record in gradients])
         share *= counts

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from gyrostat.findings import Finding
 from gyrostat.pairs import PairTable
-from gyrostat.rules._columns import Rules
+from gyrostat.rules._columns import Layers, Rules
 from gyrostat.rules.activations import ActivationRules, Activations
 from gyrostat.rules.layers import (
     AllZeroTensor,
@@ -116,12 +116,13 @@ class TensorRules(Rules):
         found: list[Finding | None] = []
         if loss_scale is not None:
             found.append(self._scale.update(loss_scale, step))
-        if gradients is not None and not gradients.nonfinite_count.any():
+        if gradients is not None and not np.count_nonzero(gradients.nonfinite_count):
             names, norms = gradients.names, gradients.l2
+            layers = Layers.of(names, norms)
             found += [
-                self._vanishing.update(names, norms, step),
-                self._exploding.update(names, norms, step),
-                self._zero_gradients.update(names, norms, step),
+                self._vanishing.judge(layers, step),
+                self._exploding.judge(layers, step),
+                self._zero_gradients.judge(layers, step),
                 self._embedding.update(names, norms, step),
             ]
             if loss_scale is not None:

@@ -15,9 +15,10 @@ from gyrostat.rules._columns import (
     SURGE,
     WARM_UP,
     ColumnRule,
+    Layers,
     LevelsAndTotal,
     checked,
-    layer_norms,
+    layers_of,
     log_of,
     starts,
     tensor_finding,
@@ -43,6 +44,9 @@ class Moments:
     update_rms: NDArray[np.float64]
     cosine: NDArray[np.float64]
     total_cosine: float
+
+
+_TINY = 1e-300
 
 
 class UpdateRatio(LevelsAndTotal):
@@ -88,9 +92,9 @@ class UpdateRatio(LevelsAndTotal):
         change = math.sqrt(float(moved @ moved))
         if not (0.0 < size < math.inf and 0.0 < change < math.inf) or lr == 0.0:
             return None
-        layers, moved = layer_norms(named, moved)
-        _, held = layer_norms(named, held)
-        ratio = moved / np.maximum(held, np.finfo(np.float64).tiny)
+        layers, moved = Layers.of(named, moved)
+        held = Layers.of(named, held).norms
+        ratio = moved / np.maximum(held, _TINY)
         rise = self._above_level(layers, ratio)
         above = self._whole.surge(change / size / (lr or 1.0))
         bad, over = above > self._RISE, above < self._RISE / 2.0
@@ -149,9 +153,11 @@ class UnchangedTensor(ColumnRule):
     Their norm keeps every bit for ten looks in a row at which other weights changed, at a learning
     rate that is not 0. So frozen weights, which have no gradient, and steps that a loss scaler
     skips are none. It happens to parameters that the optimizer was not given, and to bfloat16
-    weights whose updates are rounded away.
+    weights whose updates are rounded away. A bias before a normalisation has a gradient of rounding
+    errors and may rest: gradients of less than a thousandth of their layer's do not count.
     """
 
+    _LEAST = 1e-3
     _COLUMNS = starts(EPISODES, norm=math.nan)
     _SCALARS = starts(told=0.0)
     _PATIENCE = 10
@@ -179,10 +185,12 @@ class UnchangedTensor(ColumnRule):
         last = self._align(named)["norm"]
         same = values == last
         np.copyto(last, values)
-        if same.all() or self._quiet(same):
+        if np.count_nonzero(same) == len(same) or self._quiet(same):
             return None
-        _, slopes = checked(names, gradients, "gradients")
-        found = self._episodes(same & (slopes > 0.0), ~same, self._PATIENCE)
+        slopes = np.nan_to_num(checked(names, gradients, "gradients")[1])
+        whole = Layers.of(named, slopes).norms[layers_of(named)[1]]
+        bad = same & (slopes > 0.0) & (slopes >= self._LEAST * whole)
+        found = self._episodes(bad, ~same, self._PATIENCE)
         if found is None:
             return None
         first = named[int(found[0])]
@@ -205,8 +213,9 @@ class UpdateRms(ColumnRule):
 
     The root mean square of g / sqrt(v) is near 1 while v fits the gradient. StableAdamW takes 2.3
     for too much, and measured such steps 1 to 8 steps before a loss spike. Here it must also stand
-    three times above the highest level of its own tensor for three looks in a row: one hard batch
-    lasts one step, while a second moment that is out of date stays so for many.
+    five times above the highest level of its own tensor for three looks in a row: one hard batch
+    lasts one step, while a second moment that is out of date stays so for many. Healthy gradients
+    that grow in the first steps of a run reach four times that level.
 
     Source: Wortsman et al. (2023), "Stable and low-precision training for large-scale
     vision-language models", section 3.
@@ -216,7 +225,7 @@ class UpdateRms(ColumnRule):
     _SCALARS = starts(told=0.0, warm=0.0)
     _PATIENCE = 3
     _LEAST = 2.3
-    _RISE = math.log(3.0)
+    _RISE = math.log(5.0)
 
     def update(self, names: Sequence[str], update_rms: ArrayLike, step: int) -> Finding | None:
         """Judges the gradients of one step against their second moments.
@@ -277,20 +286,20 @@ class MomentumConflict(LevelsAndTotal):
             step: The step.
         """
         named, values = checked(names, cosine, "cosine")
-        columns = self._align(named)
+        mean = self._align(named)["cosine"]
         if not math.isfinite(total_cosine):
             return None
         memory = self._scalars
         memory["looks"] += 1.0
         weight = max(1.0 / memory["looks"], 0.05)
-        columns["cosine"] += weight * (np.nan_to_num(values) - columns["cosine"])
+        mean += weight * (np.where(np.isfinite(values), values, 0.0) - mean)
         memory["total"] += weight * (total_cosine - memory["total"])
         total = memory["total"]
         bad, over = total < -self._LEAST, total > -self._LEAST / 2.0
         bad &= memory["looks"] > WARM_UP
         if not self._whole.begins(bad=bad, over=over, patience=1):
             return None
-        worst = int(np.argmin(columns["cosine"]))
+        worst = int(np.argmin(mean))
         return tensor_finding(
             "momentum-conflict",
             step,
@@ -300,5 +309,5 @@ class MomentumConflict(LevelsAndTotal):
             expected=0.0,
             score=total / -self._LEAST,
             message=f"gradients point against their momentum: the mean cosine is {total:.2f}",
-            layer_cosine=columns["cosine"][worst],
+            layer_cosine=mean[worst],
         )
