@@ -240,6 +240,136 @@ CATALOGUE: Mapping[str, Code] = _catalogue(
         "each epoch goes through its batches in the same order",
         "Shuffle anew in each epoch: shuffle=True, or sampler.set_epoch(epoch) when distributed.",
     ),
+    Code(
+        "vanishing-gradient",
+        Severity.WARNING,
+        "the gradient of a layer is far smaller than that of the others",
+        "Look at what lies between it and the loss: saturated functions, a poor initialisation,"
+        " no normalisation or residual path; the culprit names the layer.",
+    ),
+    Code(
+        "exploding-gradient",
+        Severity.WARNING,
+        "the gradient stays far above its highest level so far",
+        "Lower the learning rate, clip by the norm, lengthen the warm-up; look at the layer named.",
+    ),
+    Code(
+        "all-zero-tensor",
+        Severity.WARNING,
+        "every value of a gradient or of a weight is zero",
+        "Check that the layer has a path to the loss and no dead units behind it; a weight that"
+        " became zero was overwritten.",
+    ),
+    Code(
+        "embedding-gradient-share",
+        Severity.WARNING,
+        "embeddings have taken over the gradient",
+        "Shrink or clip the gradient of the embeddings, or lower the learning rate: it often "
+        "comes before a spike of the loss.",
+    ),
+    Code(
+        "gradient-underflow",
+        Severity.WARNING,
+        "most values of a gradient are lost below a small format",
+        "Raise the loss scale, use a dynamic one, or train in bfloat16.",
+    ),
+    Code(
+        "loss-scale-thrash",
+        Severity.WARNING,
+        "the loss scale falls again and again, or below 1",
+        "Look for what overflows in float16; lower the learning rate, raise the growth "
+        "interval, or train in bfloat16.",
+    ),
+    Code(
+        "unchanged-tensor",
+        Severity.WARNING,
+        "a weight does not change though it has a gradient",
+        "Check that the optimizer was given it; keep a float32 copy of 16-bit weights, whose "
+        "small updates are rounded away.",
+    ),
+    Code(
+        "update-ratio",
+        Severity.WARNING,
+        "updates are out of proportion to the weights",
+        "Usual is 1e-3: lower the learning rate or raise it, in general or for the layer named.",
+    ),
+    Code(
+        "update-rms",
+        Severity.INFO,
+        "the second moment of the optimizer lags behind the gradient",
+        "Clip updates (StableAdamW), or lower beta2 or the learning rate: it often comes before"
+        " a spike of the loss.",
+    ),
+    Code(
+        "momentum-conflict",
+        Severity.WARNING,
+        "gradients keep pointing against their momentum",
+        "Lower the learning rate or the momentum: each step overshoots.",
+    ),
+    Code(
+        "dead-units",
+        Severity.WARNING,
+        "most units of a layer are zero for every input",
+        "Lower the learning rate, look at the biases and the initialisation, or use a function "
+        "with a slope below zero.",
+    ),
+    Code(
+        "saturated-activation",
+        Severity.WARNING,
+        "a bounded function is flat for half of its values",
+        "Scale the inputs and the initial weights down, normalise before it, or lower the "
+        "learning rate.",
+    ),
+    Code(
+        "poor-initialisation",
+        Severity.WARNING,
+        "signals get lost or grow from layer to layer before training begins",
+        "Initialise by fan-in for the functions used (He, Glorot), normalise, or add residual "
+        "paths.",
+    ),
+    Code(
+        "attention-logit-growth",
+        Severity.WARNING,
+        "attention logits have grown far beyond what softmax resolves",
+        "Normalise queries and keys (QK-norm), clip their weights, or lower the learning rate.",
+    ),
+    Code(
+        "output-logit-divergence",
+        Severity.WARNING,
+        "the logits of the output run away",
+        "Add a z-loss, regularise the last layer, or lower the learning rate.",
+    ),
+    Code(
+        "activation-kurtosis",
+        Severity.INFO,
+        "activations have grown outliers",
+        "Nothing in itself; look at precision and quantisation, and at the loss.",
+    ),
+    Code(
+        "class-imbalance",
+        Severity.INFO,
+        "some classes are far rarer than others",
+        "Weigh the loss or the sampling if the rare ones matter, and measure by class.",
+    ),
+    Code(
+        "sorted-labels",
+        Severity.WARNING,
+        "batches hold few classes each, though the data holds more",
+        "Shuffle the data, or the buffer that batches are drawn from, over all classes.",
+    ),
+    Code(
+        "inputs-not-normalised",
+        Severity.INFO,
+        "inputs are not of the order of 1",
+        "Subtract the mean and divide by the deviation, by feature or channel, unless the model"
+        " does so itself.",
+    ),
+    Code(
+        "padding-share",
+        Severity.INFO,
+        "most of a batch of sequences is padding",
+        "Group sequences of like length, pack them, or cut the longest.",
+    ),
 )
 """Every code that a finding can carry, by slug."""
 

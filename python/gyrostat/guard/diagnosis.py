@@ -71,7 +71,9 @@ def compare_batch(
         if usual > 0 and math.isfinite(usual) and finite.size:
             ratio = max(ratio, float(finite.max()) / usual)
             odd |= set(np.flatnonzero(~sick & (rows > _ODD_SAMPLE * usual)).tolist())
-    several = len(batch) > 0 and 0 < len(odd) <= max((len(a) for a in batch if a.ndim), default=0) / 2
+    several = (
+        len(batch) > 0 and 0 < len(odd) <= max((len(a) for a in batch if a.ndim), default=0) / 2
+    )
     return BatchFacts(not_finite, ratio, tuple(sorted(odd)) if several else ())
 
 
@@ -128,7 +130,9 @@ class Diagnosis:
         if seen.batch is not None and seen.batch.odd and codes & _LOUD:
             self._add("cause-bad-batch", 0.9, seen, _of_batch(seen.batch), culprit)
         elif "optimizer-state-damage" in codes:
-            self._add("cause-optimizer-state", 0.95, seen, _text(seen, "optimizer-state-damage"), culprit)
+            self._add(
+                "cause-optimizer-state", 0.95, seen, _text(seen, "optimizer-state-damage"), culprit
+            )
         elif "stale-gradient" in codes:
             self._add("cause-missing-zero-grad", 0.95, seen, _text(seen, "stale-gradient"), culprit)
         elif codes & {"weight-jump", "weight-not-finite"}:
@@ -166,7 +170,9 @@ class Diagnosis:
             text = "an earlier batch is fine, and the inputs are as usual: the labels may not be"
             self._add("cause-label-noise", 0.6, seen, text, culprit)
 
-    def fact(self, code: str, weight: float, step: int, text: str, layer: str | None = None) -> None:
+    def fact(
+        self, code: str, weight: float, step: int, text: str, layer: str | None = None
+    ) -> None:
         """Adds a clue that follows from what is seen, at a bad step or not."""
         self._add(code, weight, Incidence(step, ()), text, Culprit(layer=layer))
 
@@ -285,16 +291,16 @@ class Diagnosis:
             text = f"the gradient of {lone} alone is out of range, and the loss is as usual"
             self._add("cause-silent-corruption", 0.8, seen, text, Culprit(layer=lone))
         elif (factor := _common_factor(seen.rises)) is not None:
-            text = f"every gradient is about {factor:.3g} times its usual size; the loss is as usual"
+            text = (
+                f"every gradient is about {factor:.3g} times its usual size; the loss is as usual"
+            )
             self._add("cause-loss-scale", 0.8, seen, text, Culprit())
         else:
             text = "gradients are out of range and the loss is as usual"
             self._add("cause-bad-batch", 0.3, seen, text, culprit)
             self._add("cause-loss-scale", 0.1, seen, text, Culprit())
 
-    def _add(
-        self, code: str, weight: float, seen: Incidence, text: str, culprit: Culprit
-    ) -> None:
+    def _add(self, code: str, weight: float, seen: Incidence, text: str, culprit: Culprit) -> None:
         cause = self._causes.setdefault(code, _Cause(step=seen.step))
         cause.doubt *= 1.0 - weight
         cause.layer = cause.layer or culprit.layer
