@@ -347,6 +347,7 @@ def test_a_foreign_state_is_named_and_changes_nothing():
         good = registry.state_dict()
     bad = [None, {}, {**good, "version": 2}, {**good, "epoch": "1"}, {**good, "index": True}]
     bad += [{**good, "bad_batches": None}, {**good, "random": {"start": 1}}]
+    bad += [{**good, "bad_batches": [[]]}, {**good, "bad_samples": ["1"]}, {**good, "index": -1}]
     for state in bad:
         with pytest.raises(ValueError, match="state: "):
             registry.load_state_dict(state)
@@ -359,6 +360,10 @@ def test_bad_arguments_are_named():
     for mark in (1, -1, "a"):
         with pytest.raises(ValueError, match="mark: expected"):
             BatchRegistry().rewind(mark)
+    with pytest.raises(TypeError, match="identities: expected text"):
+        BatchRegistry().leave_out(5)
+    with pytest.raises(TypeError, match="samples: expected integers"):
+        BatchRegistry().forgive(samples=["5"])
 
 
 # The registry file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -185,15 +186,18 @@ class BatchRegistry:
             *identities: Identities of batches.
             samples: Indices into the data set, as in :attr:`Batch.samples`.
             reason: Goes into the registry file.
+
+        Raises:
+            TypeError: If an identity is no text or an index no integer.
         """
-        samples = [int(s) for s in samples]
+        samples = _named(identities, samples)
         self.bad.update(identities)
         self.bad_samples.update(samples)
         self._write("leave-out", identities, samples, reason)
 
     def forgive(self, *identities: str, samples: Iterable[int] = (), reason: str = "") -> None:
         """The inverse of :meth:`leave_out`."""
-        samples = [int(s) for s in samples]
+        samples = _named(identities, samples)
         self.bad.difference_update(identities)
         self.bad_samples.difference_update(samples)
         self._write("forgive", identities, samples, reason)
@@ -252,6 +256,12 @@ class BatchRegistry:
             value = d.get(key)
             if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
                 raise ValueError(f"state: expected {key} to be {kind.__name__}, got {value!r}")
+        if d["epoch"] < -1 or d["index"] < 0:
+            raise ValueError("state: expected epoch and index to count")
+        try:
+            _named(d["bad_batches"], d["bad_samples"])
+        except TypeError as error:
+            raise ValueError(f"state: {error}") from error
         random = d.get("random")
         if random is not None and not (
             isinstance(random, Mapping) and {"start", "fetch", "now"} <= set(random)
@@ -424,6 +434,16 @@ _STATE = {
     "bad_batches": list,
     "bad_samples": list,
 }
+
+
+def _named(identities: Iterable[Any], samples: Iterable[Any]) -> list[int]:
+    """The samples, as plain integers."""
+    if any(not isinstance(identity, str) for identity in identities):
+        raise TypeError(f"identities: expected text, got {identities!r}")
+    try:
+        return [operator.index(sample) for sample in samples]
+    except TypeError as error:
+        raise TypeError(f"samples: expected integers, got {error}") from error
 
 
 class leave_out:  # noqa: N801  # used like a function
