@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from gyrostat.guard.batches import RandomState
 from gyrostat.guard.loaders import PlainSource, Source
+from gyrostat.rules import Activations
 from gyrostat.tensors import Level, TensorTable
 
 __all__ = ["Gradients", "OptimizerState", "Subject"]
@@ -84,8 +85,8 @@ class Subject(abc.ABC):
         """Forgets the gradients of the present step."""
 
     @abc.abstractmethod
-    def clip(self, factor: float) -> None:
-        """Multiplies all gradients of the present step by ``factor``."""
+    def clip(self, factor: float, name: str | None = None) -> None:
+        """Multiplies the gradients of the present step by ``factor``: all, or that of one name."""
 
     def expects_overflow(self) -> bool:
         """Whether a loss scaler is at work, which skips updates of non-finite gradients itself."""
@@ -128,5 +129,25 @@ class Subject(abc.ABC):
         """Has the gradients dropped after each update from here on, since the loop does not."""
 
     def untrained_parameters(self) -> tuple[str, ...]:
-        """Names of parameters that ask for gradients and that no optimizer holds."""
+        """Names of the parameters that no update changes."""
         return ()
+
+    def memory_rise(self, state: object) -> float:  # noqa: ARG002
+        """How much the optimizer's memory has grown.
+
+        Args:
+            state: A captured state.
+
+        Returns:
+            The largest absolute value of its mean of gradients, or momentum, over that in
+            ``state``; 1.0 if that cannot be told.
+        """
+        return 1.0
+
+    def activations(self) -> Activations | None:
+        """What the modules have made of the present batch, if this is a step to look at it."""
+        return None
+
+    def arrays(self, batch: object) -> list[NDArray[Any]]:  # noqa: ARG002
+        """The arrays of numbers in a batch, the first axis of each that of its samples."""
+        return []

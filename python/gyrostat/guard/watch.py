@@ -8,7 +8,13 @@ from typing import Any, Protocol
 
 from gyrostat.findings import Finding, Severity
 from gyrostat.guard.subject import Gradients, Subject
-from gyrostat.rules import GradientRule, LearningRateJump, LossCurve, OptimizerStateRule
+from gyrostat.rules import (
+    GradientRule,
+    LearningRateJump,
+    LossCurve,
+    OptimizerStateRule,
+    TensorRules,
+)
 from gyrostat.spikes import SpikeDetector
 
 __all__ = ["Watch"]
@@ -33,6 +39,7 @@ class Watch:
         rates: Learning rates.
         optimizer: The optimizer's memory.
         curve: Where the loss goes.
+        tensors: Records of gradients, and what the modules have made of a batch.
     """
 
     def __init__(self, lr_jump: float) -> None:
@@ -41,6 +48,7 @@ class Watch:
         self.rates = LearningRateJump(lr_jump)
         self.optimizer = OptimizerStateRule()
         self.curve = LossCurve()
+        self.tensors = TensorRules()
 
     def update(
         self, loss: float, gradients: Gradients, subject: Subject, step: int
@@ -64,7 +72,15 @@ class Watch:
         if spike is not None and (wild is None or spike.code != wild.code):
             found.append(spike)
         found.append(wild)
-        found += self.curve.update(loss, step, lr=max(rates, default=None))
+        rate = max(rates, default=None)
+        found += self.curve.update(loss, step, lr=rate)
+        # Records carry the loss scale: as it changes they cannot be compared with those before.
+        records = gradients.table if gradients.loss_scale == 1.0 else None
+        if records is not None and records.level == "norm":
+            records = None
+        activations = subject.activations()
+        if records is not None or activations is not None:
+            found += self.tensors.update(step, gradients=records, activations=activations, lr=rate)
         return [f for f in found if f is not None]
 
     def is_usual(self, loss: float) -> bool:
