@@ -7,6 +7,7 @@ mod event;
 mod pace;
 mod shift;
 mod spike;
+mod start;
 mod sweep;
 mod tail;
 mod trend;
