@@ -135,10 +135,9 @@ impl Climb {
         if !settled || lesser <= limit || loss.value - self.loss.level <= LEAST_RISE {
             return None;
         }
-        let Sum { level, scale, .. } = self.loss;
+        let level = self.loss.level;
         self.start_over();
-        // Had the loss stood at the threshold all along, the sum would be as it is in the end.
-        Some(Risen { level, limit: scale * LOSS_SLACK, score: lesser / limit })
+        Some(Risen { level, limit: LEAST_RISE, score: lesser / limit })
     }
 
     pub(super) fn state(&self) -> ClimbState {
@@ -150,16 +149,13 @@ impl Climb {
     /// The inverse of [`Self::state`].
     pub(super) fn from_state(state: &ClimbState) -> Result<Self> {
         let ClimbState { loss, grad_norm, peak, points, exceedances, excess } = *state;
-        let counts = [peak, points, exceedances, excess];
-        let possible = counts.iter().all(|&v| v.is_finite() && v >= 0.0)
-            && exceedances <= points
-            && loss.is_possible()
-            && grad_norm.is_possible();
-        if !possible {
-            return Err(Error::State("not a state of climbing sums".into()));
+        let possible =
+            peak.is_finite() && peak >= 0.0 && loss.is_possible() && grad_norm.is_possible();
+        let tail = Tail::restored(PRIOR, [points, exceedances, excess]);
+        match tail.filter(|_| possible) {
+            Some(tail) => Ok(Self { loss, grad_norm, peak, tail }),
+            None => Err(Error::State("not a state of climbing sums".into())),
         }
-        let tail = Tail { points, exceedances, excess, ..Tail::new(PRIOR) };
-        Ok(Self { loss, grad_norm, peak, tail })
     }
 }
 
@@ -187,7 +183,9 @@ mod tests {
 
     #[test]
     fn one_point_is_no_climb_however_high() {
-        assert!(told((0..200).map(|i| if i % 20 == 0 { (9.0, 9.0) } else { (0.0, 0.0) })).is_empty());
+        assert!(
+            told((0..200).map(|i| if i % 20 == 0 { (9.0, 9.0) } else { (0.0, 0.0) })).is_empty()
+        );
     }
 
     #[test]

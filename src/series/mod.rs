@@ -2,6 +2,7 @@
 
 mod baseline;
 mod blocks;
+mod climb;
 mod drift;
 mod event;
 mod pace;
@@ -15,6 +16,7 @@ mod window;
 
 pub use baseline::BaselineState;
 pub use blocks::{Blocks, BlocksState, CHUNK};
+pub use climb::{ClimbState, Sum};
 pub use drift::DriftState;
 pub use event::{Event, Kind};
 pub use shift::{Shift, Window};

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::baseline::{Baseline, BaselineState, SLOW};
+use super::climb::{Climb, ClimbState, Seen};
 use super::drift::{Drift, DriftState, Risen};
 use super::event::{Event, Kind, Sign};
 use super::pace::{GAPS, Pace};
@@ -29,6 +30,9 @@ const FLOOR: f64 = 0.002;
 /// Least rise of a point and of a block that is told, in log loss.
 const LEAST: f64 = 0.05;
 const LEAST_DRIFT: f64 = 0.04;
+/// Points that must be known before loss and gradient norm are said to climb together, as they may
+/// at the start of a warm-up.
+const SETTLED: f64 = 100.0;
 /// Points kept when the log changes its interval.
 const KEPT: usize = 2;
 
@@ -111,6 +115,8 @@ pub struct SpikeState {
     pub joint: ScoresState,
     /// The means of blocks.
     pub drift: DriftState,
+    /// The sums of loss and gradient norm.
+    pub climb: ClimbState,
     /// The first points in ascending order, as long as they count.
     pub start: Option<Vec<f64>>,
     /// The values of the alarms in a row up to now.
@@ -143,6 +149,7 @@ pub struct SpikeDetector {
     pair: Scores,
     joint: Scores,
     drift: Drift,
+    climb: Climb,
     start: Start,
     alarms: Vec<f64>,
     cooldown: usize,
@@ -219,6 +226,7 @@ impl SpikeDetector {
             pair: Scores::new(PAIR),
             joint: Scores::new(JOINT),
             drift: Drift::default(),
+            climb: Climb::default(),
             start: Start::default(),
             alarms: Vec::new(),
             cooldown: 0,
@@ -358,11 +366,12 @@ impl SpikeDetector {
                 return Some(self.alarm(sign, value, level + limit * scale));
             }
         }
+        let climbed = self.climb(value, scale, grad_norm, p);
         self.grad_norm.learn(grad_norm);
         self.update_rms.learn(update_rms);
         self.alarms.clear();
         let drifted = self.learn(point, &scored, scale, share);
-        if let Some(risen) = self.risen_from_the_start(position).or(drifted) {
+        if let Some(risen) = self.risen_from_the_start(position).or(climbed).or(drifted) {
             sign.kind = Kind::Divergence;
             sign.expected = self.in_loss_units(risen.level);
             sign.score = risen.score;
@@ -386,13 +395,7 @@ impl SpikeDetector {
     }
 
     /// What a point is, with the score that says so and its limit.
-    fn exceeds(
-        &self,
-        rise: f64,
-        scored: &Scored,
-        p: f64,
-        share: f64,
-    ) -> Option<(Kind, f64, f64)> {
+    fn exceeds(&self, rise: f64, scored: &Scored, p: f64, share: f64) -> Option<(Kind, f64, f64)> {
         let Scored { score, pair, joint, single_limit, pair_limit } = *scored;
         if score > single_limit {
             return Some((Kind::Spike, score, single_limit));
@@ -450,6 +453,24 @@ impl SpikeDetector {
         self.drift.push(value, (level, scale), p, floor, least)
     }
 
+    /// Whether loss and gradient norm climb together, where each step is logged.
+    #[inline]
+    fn climb(&mut self, value: f64, scale: f64, grad_norm: Shown, p: f64) -> Option<Risen> {
+        let norm = grad_norm
+            .score
+            .and(grad_norm.value)
+            .filter(|_| !self.linear && self.cooldown == 0 && self.pace.logs_each_step());
+        let (Some((norm, _)), Some(level), Some(norm_level)) =
+            (norm, self.loss.higher_level(), self.grad_norm.0.higher_level())
+        else {
+            self.climb.start_over();
+            return None;
+        };
+        let loss = Seen { value, level, scale };
+        let norm = Seen { value: norm, level: norm_level, scale: grad_norm.scale };
+        self.climb.push(loss, norm, p, self.loss.learnt() >= SETTLED)
+    }
+
     fn risen_from_the_start(&mut self, position: u64) -> Option<Risen> {
         let level = self.start.risen(&self.loss, position)?;
         let rise = self.loss.level()? - level;
@@ -492,6 +513,7 @@ impl SpikeDetector {
             self.loss.move_to(&self.alarms[duration.saturating_sub(SLOW)..]);
             self.pair.break_off();
             self.drift.start_over();
+            self.climb.start_over();
             self.start.end();
             self.alarms.clear();
             self.cooldown = 0;
@@ -529,8 +551,7 @@ impl SpikeDetector {
             return None;
         }
         // Where not every step is logged, a single point is more than one batch.
-        let each_step = self.pace.usual.is_none_or(|gap| gap <= 1.0);
-        let was_hard_batch = each_step && event.was_one_outlier();
+        let was_hard_batch = self.pace.logs_each_step() && event.was_one_outlier();
         if was_hard_batch {
             event.kind = Kind::HardBatch;
         }
@@ -559,6 +580,7 @@ impl SpikeDetector {
         self.pair.break_off();
         self.joint.break_off();
         self.drift.start_over();
+        self.climb.start_over();
         self.start.end();
         self.alarms.clear();
         self.cooldown = 0;
@@ -574,6 +596,7 @@ impl SpikeDetector {
         self.pair.break_off();
         self.joint.break_off();
         self.drift.start_over();
+        self.climb.start_over();
         self.start.end();
         self.alarms.clear();
         self.cooldown = 0;
@@ -606,6 +629,7 @@ impl SpikeDetector {
             pair: self.pair.state(),
             joint: self.joint.state(),
             drift: self.drift.state(),
+            climb: self.climb.state(),
             start: self.start.state(),
             alarms: self.alarms.clone(),
             cooldown: self.cooldown,
@@ -643,6 +667,7 @@ impl SpikeDetector {
             pair: Scores::from_state(&state.pair, PAIR)?,
             joint: Scores::from_state(&state.joint, JOINT)?,
             drift: Drift::from_state(&state.drift)?,
+            climb: Climb::from_state(&state.climb)?,
             start,
             alarms: state.alarms.clone(),
             cooldown: state.cooldown,

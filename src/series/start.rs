@@ -98,7 +98,8 @@ mod tests {
 
     #[test]
     fn one_late_point_among_the_first_is_enough_against_it() {
-        let rise = |low: i32| (0..60).map(move |i| 0.01 * f64::from(if i % low == 9 { 0 } else { i }));
+        let rise =
+            |low: i32| (0..60).map(move |i| 0.01 * f64::from(if i % low == 9 { 0 } else { i }));
         assert_eq!(told(rise(60)), [25]);
         assert!(told(rise(10)).is_empty());
     }
