@@ -107,22 +107,22 @@ fn a_gradient_confirms_or_stands_alone() {
 
 #[test]
 fn a_large_rise_is_a_hard_batch_at_a_lower_score() {
-    // Noise that some points exceed by far more than the rest.
-    let noisy: Vec<f64> =
-        healthy(1000).iter().map(|v| 2.0 * (3.0 * (v - 2.0).fract()).exp()).collect();
-    let told = |share: f64| {
-        let mut loss = noisy.clone();
-        loss[900] = 3.4 * share;
-        findings(&loss, |_| None, |_| None)
-            .iter()
-            .any(|&(i, kind)| i == 900 && kind == Kind::HardBatch)
+    // Each 60th point stands out by more, so that score alone asks for more than 2.5.
+    let told = |rise: f64| {
+        let noise = healthy(1000).into_iter().enumerate().map(|(i, v)| {
+            let outlier = if i % 60 == 0 && i > 0 { 0.33 } else { 0.0 };
+            1.5 * (v - 2.0 - 2.0 * (-(i as f64) / 300.0).exp()) + outlier
+        });
+        let mut loss: Vec<f64> = noise.map(|v| 2.0 * v.exp()).collect();
+        loss[905] = 2.0 * rise.exp();
+        findings(&loss, |_| None, |_| None).contains(&(905, Kind::HardBatch))
     };
-    assert!(told(1.0) && !told(0.7));
+    assert!(told(0.28) && !told(0.19));
 }
 
 /// A loss and a gradient norm that climb together from point `at` on, too little for one point.
 fn climbing(at: usize) -> (Vec<f64>, Vec<f64>) {
-    let factor = |i| if i < at { 1.0 } else { 1.06 };
+    let factor = |i| if i < at { 1.0 } else { 1.08 };
     let loss = healthy(600).into_iter().enumerate().map(|(i, v)| factor(i) * v);
     let norm = |i: usize| (1.0 + 0.3 * (i % 4) as f64) * if i < at { 1.0 } else { 2.5 };
     (loss.collect(), (0..600).map(norm).collect())
@@ -150,7 +150,7 @@ fn a_loss_that_rises_from_the_start_is_a_divergence_told_once() {
     let rising = |i: i32| 6.9 + 0.01 * f64::from(i.min(60)) + 0.02 * f64::from(i % 3);
     let loss: Vec<f64> = (0..300).map(rising).collect();
     let told = findings(&loss, |_| None, |_| None);
-    assert_eq!(told, [(29, Kind::Divergence)]);
+    assert_eq!(told, [(27, Kind::Divergence)]);
     // A log that changes its interval has another start.
     let step = |i: usize| Some((if i < 20 { i } else { 500 * i }) as f64);
     assert!(findings(&loss, |_| None, step).is_empty());
@@ -162,11 +162,11 @@ fn a_resume_amid_a_climb_changes_nothing() {
     let mut whole = SpikeDetector::new(0.2).unwrap();
     for i in 0..200 {
         let mut resumed = SpikeDetector::from_state(&whole.state()).unwrap();
-        assert_eq!(resumed, whole);
+        assert_eq!(resumed.state(), whole.state());
         let verdict = whole.update(loss[i], Some(norm[i]), None, None);
         assert_eq!(resumed.update(loss[i], Some(norm[i]), None, None), verdict);
     }
-    assert!(whole.event().is_some() || whole.state().climb.points > 100.0);
+    assert!(whole.state().climb.points > 60.0);
 }
 
 #[test]
