@@ -27,13 +27,15 @@ class Gyrostat:
         guard = self._guard
         told = [f for f in guard.findings if f.severity >= Severity.WARNING]
         acted = [i for i in guard.incidents if i.action is not Action.CONTINUE]
-        causes = getattr(guard, "hypotheses", None)
         return Outcome(
             actions=Counter(str(i.action) for i in acted),
             first=(told[0].step, told[0].code) if told else None,
-            causes=None if causes is None else [(cause.code, float(cause.score)) for cause in causes],
+            causes=[(cause.code, float(cause.score)) for cause in guard.hypotheses],
             blamed={
-                "layer": next((f.culprit.layer for f in told if f.culprit.layer), None),
+                "layer": next(
+                    (f.culprit.layer for f in (*guard.hypotheses[:1], *told) if f.culprit.layer),
+                    None,
+                ),
                 "batches": positions(guard.incidents),
                 "samples": next((list(f.culprit.samples) for f in told if f.culprit.samples), []),
             },

@@ -371,6 +371,12 @@ CATALOGUE: Mapping[str, Code] = _catalogue(
         "Group sequences of like length, pack them, or cut the longest.",
     ),
     Code(
+        "outlier-batch",
+        Severity.WARNING,
+        "the loss or the gradient stands out, and so does the content of the batch",
+        "Look at the samples named; clean the data or leave them out.",
+    ),
+    Code(
         "repeated-batch",
         Severity.INFO,
         "the same batch comes again and again",

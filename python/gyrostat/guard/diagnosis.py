@@ -41,6 +41,13 @@ class BatchFacts:
         """Whether the batch stands out."""
         return self.not_finite or self.ratio >= _ODD_RATIO or bool(self.samples)
 
+    def __str__(self) -> str:
+        if self.not_finite:
+            return "the batch holds NaN or Inf, those before do not"
+        if self.samples:
+            return f"{len(self.samples)} samples of the batch are far out of the range of others"
+        return f"the largest value of the batch is {self.ratio:.3g} times that of those before"
+
 
 _ODD_RATIO = 8.0
 _ODD_SAMPLE = 20.0
@@ -128,8 +135,8 @@ class Diagnosis:
         """Weighs a bad step."""
         codes = {f.code for f in seen.findings}
         culprit = next((f.culprit for f in seen.findings if f.culprit), Culprit())
-        if seen.batch is not None and seen.batch.odd and codes & _LOUD:
-            self._add("cause-bad-batch", 0.9, seen, _of_batch(seen.batch), culprit)
+        if "outlier-batch" in codes:
+            self._add("cause-bad-batch", 0.9, seen, _text(seen, "outlier-batch"), culprit)
         elif "optimizer-state-damage" in codes:
             self._add(
                 "cause-optimizer-state", 0.95, seen, _text(seen, "optimizer-state-damage"), culprit
@@ -311,9 +318,6 @@ class Diagnosis:
             cause.texts.append(text)
 
 
-_LOUD = frozenset(
-    {"loss-spike", "loss-divergence", "loss-not-finite", "gradient-not-finite", "gradient-spike"}
-)
 _MOMENTUM_RISE = 100.0
 _WILD = 10.0
 _QUIET = 4.0
@@ -327,6 +331,7 @@ _TOLD: Mapping[str, tuple[tuple[str, float], ...]] = {
     "unchanged-tensor": (("cause-frozen-parameters", 0.7),),
     "sorted-labels": (("cause-data-order", 0.8),),
     "padding-share": (("cause-padding", 0.6),),
+    "repeated-batch": (("cause-repeated-data", 0.9),),
     "gradient-underflow": (("cause-precision-overflow", 0.3),),
     "loss-scale-thrash": (("cause-precision-overflow", 0.5),),
     "level-shift": (("cause-label-noise", 0.3),),
@@ -338,14 +343,6 @@ _TOLD: Mapping[str, tuple[tuple[str, float], ...]] = {
 
 def _text(seen: Incidence, code: str) -> str:
     return next((f.message for f in seen.findings if f.code == code), "")
-
-
-def _of_batch(batch: BatchFacts) -> str:
-    if batch.not_finite:
-        return "the batch holds NaN or Inf"
-    if batch.samples:
-        return f"{len(batch.samples)} samples of the batch are out of range"
-    return f"the largest value of the batch is {batch.ratio:.3g} times that of the batches before"
 
 
 def _lone_layer(rises: Mapping[str, float]) -> str | None:

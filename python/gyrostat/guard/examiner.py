@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from gyrostat.findings import Finding
+from gyrostat.findings import Finding, Severity, worst
 from gyrostat.guard.batches import Batch, BatchRegistry
 from gyrostat.guard.contents import Contents
 from gyrostat.guard.diagnosis import BatchFacts, Diagnosis, Incidence, compare_batch
@@ -17,6 +17,19 @@ __all__ = ["Examiner"]
 _VERSION = 1
 _MEMORY = 20  # steps for which a jump of the learning rate may be the cause of what follows
 _FEW = 0.3
+_GAINS = (0.03, 6.0)
+"""Of initial weights, standard deviation by root of fan-in: 0.2 to 1.5 is usual."""
+_LOUD = frozenset(
+    {
+        "hard-batch",
+        "loss-spike",
+        "loss-divergence",
+        "loss-not-finite",
+        "gradient-not-finite",
+        "gradient-spike",
+    }
+)
+"""Codes that a bad batch may be behind."""
 _BESIDE = 4  # batches that a bad one is compared with
 
 
@@ -49,15 +62,28 @@ class Examiner:
             data: The last of them.
             position: Steps of training so far.
         """
-        if position == 0 and (idle := self._subject.untrained_parameters()):
+        if position == 0:
+            self._look_at_the_start()
+        if len(batches) != 1:
+            return ()
+        return self._contents.update(batches[0].identity, self._subject.arrays(data), position)
+
+    def _look_at_the_start(self) -> None:
+        if idle := self._subject.untrained_parameters():
             # Few that do not learn were forgotten; many are a choice, as in a fine-tuning.
             share = len(idle) / max(1, len(self._subject.weight_extremes()))
             text = f"no update changes {', '.join(idle[:5])}{', ...' if idle[5:] else ''}"
             weight = 0.8 if share <= _FEW else 0.2
-            self.diagnosis.fact("cause-frozen-parameters", weight, position, text, idle[0])
-        if len(batches) != 1:
-            return ()
-        return self._contents.update(batches[0].identity, self._subject.arrays(data), position)
+            self.diagnosis.fact("cause-frozen-parameters", weight, 0, text, idle[0])
+        low, high = _GAINS
+        gains = self._subject.gains()
+        wild = {name: gain for name, gain in gains.items() if gain > 0 and not low < gain < high}
+        for name, gain in list(wild.items())[:1]:
+            text = (
+                f"{len(wild)} of {len(gains)} matrices are out of scale: the weights of {name} "
+                f"have a standard deviation of {gain:.2g} over the root of their fan-in"
+            )
+            self.diagnosis.fact("cause-initialisation", 0.7, 0, text, name)
 
     def diagnose(
         self,
@@ -84,9 +110,13 @@ class Examiner:
         codes = {f.code for f in findings}
         if "lr-jump" in codes:
             self._rate_raised = position
-        facts = self._compare(batches, data) if batches else None
-        if facts is not None and (samples := _samples(batches[-1], facts)):
+        facts = self._compare(batches, data) if batches and codes & _LOUD else None
+        if facts is not None and facts.odd:
+            findings = [*findings, _outlier(findings[0], facts)]
+            samples = _samples(batches[-1], facts)
             findings = [replace(f, culprit=replace(f.culprit, samples=samples)) for f in findings]
+        elif worst(findings) is Severity.INFO:
+            return list(findings)  # a hard batch: nothing is wrong
         raised = self._rate_raised
         self._last = Incidence(
             step=findings[0].step or 0,
@@ -137,6 +167,20 @@ class Examiner:
         diagnosis.load_state_dict(d.get("diagnosis", {}))
         contents.load_state_dict(d.get("contents", {}))
         self.diagnosis, self._contents, self._rate_raised = diagnosis, contents, raised
+
+
+def _outlier(finding: Finding, facts: BatchFacts) -> Finding:
+    return Finding(
+        "outlier-batch",
+        Severity.WARNING,
+        step=finding.step,
+        signal="batch",
+        value=facts.ratio,
+        expected=1.0,
+        message=str(facts),
+        culprit=finding.culprit,
+        evidence={"samples": len(facts.samples), "not_finite": facts.not_finite},
+    )
 
 
 def _samples(batch: Batch, facts: BatchFacts) -> tuple[int, ...]:

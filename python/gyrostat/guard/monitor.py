@@ -288,7 +288,7 @@ class Guard:
             if finding.severity >= Severity.WARNING:
                 _LOG.warning("%s", finding)
         named = self._with_culprits([replace(f, step=step) for f in acting], gradients.norms)
-        if worst(named) not in (None, Severity.INFO):
+        if named:
             rises = self._watch.gradients.rises(gradients.norms)
             healthy = self._snapshots.healthy
             state = None if healthy is None else healthy.state

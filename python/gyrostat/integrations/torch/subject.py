@@ -30,6 +30,7 @@ _LOOK_EVERY = 50
 
 _FIRST = ("exp_avg", "momentum_buffer")
 _SECOND = ("exp_avg_sq", "square_avg")
+_MATRICES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NO_NUMPY = frozenset({torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2})
 _LARGEST_BUFFERS = 1 << 26  # bytes; what is larger is no running statistic
 
@@ -182,6 +183,19 @@ class TorchSubject(Subject):
         held = {id(p) for group in self._optimizer.param_groups for p in group["params"]}
         named = self._model.named_parameters()
         return tuple(name for name, p in named if not p.requires_grad or id(p) not in held)
+
+    def gains(self) -> Mapping[str, float]:
+        """Of linear maps and convolutions."""
+        matrices = {
+            f"{name}.weight" if name else "weight": module.weight.detach()
+            for name, module in self._model.named_modules()
+            if isinstance(module, _MATRICES) and type(module.weight) is nn.Parameter
+        }
+        return {
+            name: float(w.float().std(correction=0)) * math.sqrt(w[0].numel())
+            for name, w in matrices.items()
+            if w.numel()
+        }
 
     def memory_rise(self, state: Any) -> float:
         """Of Adam's ``exp_avg``, or the momentum of SGD."""
