@@ -9,7 +9,8 @@ from typing import Any
 from gyrostat.findings import Finding, Severity, worst
 from gyrostat.guard.batches import Batch, BatchRegistry
 from gyrostat.guard.contents import Contents
-from gyrostat.guard.diagnosis import BatchFacts, Diagnosis, Incidence, compare_batch
+from gyrostat.guard.diagnosis import Diagnosis, Incidence
+from gyrostat.guard.outliers import BatchFacts, compare_batch, outlier_batch
 from gyrostat.guard.subject import Subject
 
 __all__ = ["Examiner"]
@@ -30,7 +31,9 @@ _LOUD = frozenset(
     }
 )
 """Codes that a bad batch may be behind."""
+_DEAD = frozenset({"dead-units", "all-zero-tensor"})
 _BESIDE = 4  # batches that a bad one is compared with
+_PASSED = 32  # batches that are gone through to find them
 
 
 class Examiner:
@@ -66,7 +69,8 @@ class Examiner:
             self._look_at_the_start()
         if len(batches) != 1:
             return ()
-        return self._contents.update(batches[0].identity, self._subject.arrays(data), position)
+        found = self._contents.update(batches[0].identity, self._subject.arrays(data), position)
+        return tuple(_with_samples(f, batches[0]) for f in found)
 
     def _look_at_the_start(self) -> None:
         if idle := self._subject.untrained_parameters():
@@ -112,8 +116,12 @@ class Examiner:
             self._rate_raised = position
         facts = self._compare(batches, data) if batches and codes & _LOUD else None
         if facts is not None and facts.odd:
-            findings = [*findings, _outlier(findings[0], facts)]
-            samples = _samples(batches[-1], facts)
+            first = findings[0]
+            findings = [
+                *findings,
+                outlier_batch(facts, first.step, first.culprit, Severity.WARNING),
+            ]
+            samples = _samples(batches[-1], facts.samples)
             findings = [replace(f, culprit=replace(f.culprit, samples=samples)) for f in findings]
         elif worst(findings) is Severity.INFO:
             return list(findings)  # a hard batch: nothing is wrong
@@ -130,6 +138,18 @@ class Examiner:
         self.diagnosis.incident(self._last)
         return list(findings)
 
+    def told(self, finding: Finding, norms: Mapping[str, float]) -> None:
+        """Weighs a finding that no action follows from.
+
+        Args:
+            finding: The finding.
+            norms: L2 norm of each gradient by parameter, from the input to the output.
+        """
+        if finding.code in _DEAD and (still := [n for n, norm in norms.items() if norm == 0]):
+            # What comes before a dead layer gets no gradient either: the last one is to blame.
+            finding = replace(finding, culprit=replace(finding.culprit, layer=still[-1]))
+        self.diagnosis.told(finding)
+
     def probed(self, *, healthy: bool) -> None:
         """Weighs that an earlier batch was tried again after the last bad step."""
         self.diagnosis.probe(healthy=healthy, seen=self._last)
@@ -137,11 +157,12 @@ class Examiner:
     def _compare(self, batches: Sequence[Batch], data: Any) -> BatchFacts:
         own = {batch.identity for batch in batches}
         others = [
-            self._subject.arrays(beside)
-            for batch, beside in self._registry.recent(_BESIDE + len(own))
+            beside
+            for batch, beside in self._registry.recent(_PASSED)
             if batch.identity not in own and batch.identity not in self._registry.bad
         ]
-        return compare_batch(self._subject.arrays(data), others)
+        arrays = self._subject.arrays
+        return compare_batch(arrays(data), [arrays(beside) for beside in others[-_BESIDE:]])
 
     def state_dict(self) -> dict[str, Any]:
         """The state as plain values."""
@@ -169,23 +190,17 @@ class Examiner:
         self.diagnosis, self._contents, self._rate_raised = diagnosis, contents, raised
 
 
-def _outlier(finding: Finding, facts: BatchFacts) -> Finding:
-    return Finding(
-        "outlier-batch",
-        Severity.WARNING,
-        step=finding.step,
-        signal="batch",
-        value=facts.ratio,
-        expected=1.0,
-        message=str(facts),
-        culprit=finding.culprit,
-        evidence={"samples": len(facts.samples), "not_finite": facts.not_finite},
-    )
+def _with_samples(finding: Finding, batch: Batch) -> Finding:
+    places = finding.evidence.get("samples") if finding.code == "outlier-batch" else None
+    if not places:
+        return finding
+    samples = _samples(batch, tuple(places))
+    return replace(finding, culprit=replace(finding.culprit, samples=samples))
 
 
-def _samples(batch: Batch, facts: BatchFacts) -> tuple[int, ...]:
+def _samples(batch: Batch, places: tuple[int, ...]) -> tuple[int, ...]:
     """Indices in the data set where the loader tells them, else places in the batch."""
-    known, places = batch.samples, facts.samples
+    known = batch.samples
     if not known or max(places, default=0) >= len(known):
         return places
     return tuple(known[place] for place in places)

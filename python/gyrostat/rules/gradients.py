@@ -36,6 +36,7 @@ class GradientRule:
         self._levels: dict[str, float] = {}
         self._spreads: dict[str, float] = {}
         self._seen = 0
+        self._expected: float | None = None  # while a spike lasts
 
     def update(self, norms: Mapping[str, float], step: int) -> Finding | None:
         """Judges the gradients of one step.
@@ -49,10 +50,13 @@ class GradientRule:
             return self._not_finite(sick, norms, step)
         total = math.hypot(*norms.values())
         verdict = self._detector.update(total, step=step)
-        if verdict is not None and verdict.severity > Severity.INFO and verdict.expected:
-            ratio = total / verdict.expected
-            if ratio >= _LEAST_RATIO:
-                return self._spike(norms, total, ratio, verdict, step)
+        # The detector takes a level that stays for the new one; a gradient ten times too large
+        # stays too large.
+        if self._expected is None and verdict is not None and verdict.severity > Severity.INFO:
+            self._expected = verdict.expected
+        if self._expected and total >= _LEAST_RATIO * self._expected:
+            return self._spike(norms, total, self._expected, step)
+        self._expected = None
         if self._seen >= _SEEN and (lone := self._lone(norms, step)) is not None:
             return lone
         self._learn(norms)
@@ -91,8 +95,9 @@ class GradientRule:
         )
 
     def _spike(
-        self, norms: Mapping[str, float], total: float, ratio: float, verdict: Finding, step: int
+        self, norms: Mapping[str, float], total: float, expected: float, step: int
     ) -> Finding:
+        ratio = total / expected
         blamed = self.blame(norms)
         evidence: dict[str, Any] = {"ratio": ratio}
         if blamed is not None:
@@ -103,8 +108,8 @@ class GradientRule:
             step=step,
             signal="grad_norm",
             value=total,
-            expected=verdict.expected,
-            score=verdict.score,
+            expected=expected,
+            score=ratio / _LEAST_RATIO,
             message=f"gradient norm {total:.4g}, {ratio:.3g} times the expected",
             culprit=Culprit(layer=blamed[0] if blamed else None),
             evidence=evidence,
@@ -150,6 +155,7 @@ class GradientRule:
             "levels": plain(self._levels),
             "spreads": plain(self._spreads),
             "seen": self._seen,
+            "expected": plain(self._expected),
         }
 
     def load_state_dict(self, d: Mapping[str, Any]) -> None:
@@ -164,9 +170,11 @@ class GradientRule:
             levels, spreads = (
                 {str(k): float(v) for k, v in d[column].items()} for column in ("levels", "spreads")
             )
+            expected = None if d["expected"] is None else float(d["expected"])
         except (KeyError, AttributeError, TypeError, ValueError) as error:
             raise ValueError("state: levels and spreads must be numbers") from error
         if levels.keys() != spreads.keys():
             raise ValueError("state: levels and spreads must be of the same names")
         self._detector.load_state_dict(d.get("detector", {}))
         self._levels, self._spreads, self._seen = levels, spreads, d["seen"]
+        self._expected = expected
