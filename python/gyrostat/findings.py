@@ -377,6 +377,12 @@ CATALOGUE: Mapping[str, Code] = _catalogue(
         "Look at the samples named; clean the data or leave them out.",
     ),
     Code(
+        "unmasked-padding",
+        Severity.INFO,
+        "rows of tokens end with padding that nothing in the batch marks",
+        "Give the loss a mask, or ignore_index; if the model makes its own mask, all is well.",
+    ),
+    Code(
         "repeated-batch",
         Severity.INFO,
         "the same batch comes again and again",

@@ -20,6 +20,7 @@ __all__ = ["Contents"]
 _VERSION = 1
 _REPEATS = 4
 _LOOK_EVERY = 10
+_LOOKS = 5
 _LEAST_PADDING = 0.05
 _BATCHES = 32
 _LEAST_BATCHES = 10
@@ -40,6 +41,7 @@ class Contents:
         self._rules = BatchRules()
         self._last: str | None = None
         self._repeats = 0
+        self._unmarked = 0
         self._ranges: dict[int, deque[float]] = {}
 
     def update(
@@ -66,6 +68,9 @@ class Contents:
             found += self._rules.update(step, labels=labels[-1])
         if step % _LOOK_EVERY == 0 and (padding := _unmarked_padding(arrays)) is not None:
             found += self._rules.update(step, is_padding=padding)
+            self._unmarked += 1
+            if self._unmarked == _LOOKS:
+                found.append(_unmarked(float(padding.mean()), step))
         return tuple(found)
 
     def _outlier(self, arrays: Sequence[NDArray[Any]], identity: str, step: int) -> Finding | None:
@@ -92,6 +97,7 @@ class Contents:
             "rules": self._rules.state_dict(),
             "last": self._last,
             "repeats": self._repeats,
+            "unmarked": self._unmarked,
             "ranges": {str(place): list(known) for place, known in self._ranges.items()},
         }
 
@@ -103,9 +109,11 @@ class Contents:
         """
         if not isinstance(d, Mapping) or d.get("version") != _VERSION:
             raise ValueError(f"state: expected a state of Contents, version {_VERSION}")
-        last, repeats = d.get("last"), d.get("repeats")
-        if not isinstance(last, str | None) or not isinstance(repeats, int):
-            raise ValueError("state: expected last to be an identity and repeats a count")
+        last, repeats, unmarked = d.get("last"), d.get("repeats"), d.get("unmarked")
+        if not isinstance(last, str | None):
+            raise ValueError(f"state: expected last to be an identity, got {last!r}")
+        if not isinstance(repeats, int) or not isinstance(unmarked, int):
+            raise ValueError("state: expected repeats and unmarked to be counts")
         try:
             ranges = {
                 int(place): deque(map(float, known), _BATCHES)
@@ -116,7 +124,8 @@ class Contents:
         rules = BatchRules()
         rules.load_state_dict(d.get("rules", {}))
         self._ranges = ranges
-        self._rules, self._last, self._repeats = rules, last, repeats
+        self._rules, self._last = rules, last
+        self._repeats, self._unmarked = repeats, unmarked
 
 
 def _repeated(identity: str, step: int) -> Finding:
@@ -128,6 +137,17 @@ def _repeated(identity: str, step: int) -> Finding:
         value=float(_REPEATS),
         message=f"the same batch came {_REPEATS} times in a row",
         culprit=Culprit(batch=identity),
+    )
+
+
+def _unmarked(share: float, step: int) -> Finding:
+    return Finding(
+        "unmasked-padding",
+        CATALOGUE["unmasked-padding"].severity,
+        step=step,
+        signal="batch",
+        value=share,
+        message=f"{share:.0%} of the tokens are padding, and nothing in the batch marks it",
     )
 
 

@@ -265,7 +265,7 @@ _TOLD: Mapping[str, tuple[tuple[str, float], ...]] = {
     "all-zero-tensor": (("cause-dead-layer", 0.7),),
     "unchanged-tensor": (("cause-frozen-parameters", 0.7),),
     "sorted-labels": (("cause-data-order", 0.9),),
-    "padding-share": (("cause-padding", 0.6),),
+    "unmasked-padding": (("cause-padding", 0.6),),
     "outlier-batch": (("cause-bad-batch", 0.6),),
     "repeated-batch": (("cause-repeated-data", 0.9),),
     "gradient-underflow": (("cause-precision-overflow", 0.3),),

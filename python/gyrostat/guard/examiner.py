@@ -146,8 +146,10 @@ class Examiner:
             norms: L2 norm of each gradient by parameter, from the input to the output.
         """
         if finding.code in _DEAD and (still := [n for n, norm in norms.items() if norm == 0]):
-            # What comes before a dead layer gets no gradient either: the last one is to blame.
-            finding = replace(finding, culprit=replace(finding.culprit, layer=still[-1]))
+            # What comes before a dead layer gets no gradient either, nor do the weights after it,
+            # but for their bias: the last bias without one is that of the dead layer.
+            layer = next((n for n in reversed(still) if n.endswith("bias")), still[-1])
+            finding = replace(finding, culprit=replace(finding.culprit, layer=layer))
         self.diagnosis.told(finding)
 
     def probed(self, *, healthy: bool) -> None:

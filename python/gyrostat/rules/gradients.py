@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ _LEAST_RATIO = 10.0
 _SMOOTHING = 0.05
 _NAMED = 5
 _SEEN = 20
+_COMMON = 50.0
 _LONE_RISE = math.log(50.0)
 _LONE_SPREADS = 10.0
 _FIRST_SPREAD = 0.3
@@ -28,7 +30,7 @@ class GradientRule:
     and ten times the expected norm. Blame goes to the tensor that rose most above its own level,
     an exponential mean of the log norm over healthy steps (weight 0.05). A tensor whose norm is 50
     times its level, and whose log is ten of its mean deviations above it, is a ``gradient-spike``
-    by itself, once it was seen 20 times.
+    by itself, once it was seen 20 times; so are all of them if half of them are.
     """
 
     def __init__(self) -> None:
@@ -52,8 +54,11 @@ class GradientRule:
         verdict = self._detector.update(total, step=step)
         # The detector takes a level that stays for the new one; a gradient ten times too large
         # stays too large.
-        if self._expected is None and verdict is not None and verdict.severity > Severity.INFO:
+        if self._expected is None and verdict is not None:
             self._expected = verdict.expected
+        if self._expected is None and (rises := self.rises(norms)):
+            usual = statistics.median(rises.values())
+            self._expected = total / usual if self._seen >= _SEEN and usual >= _COMMON else None
         if self._expected and total >= _LEAST_RATIO * self._expected:
             return self._spike(norms, total, self._expected, step)
         self._expected = None
@@ -116,7 +121,7 @@ class GradientRule:
         )
 
     def _lone(self, norms: Mapping[str, float], step: int) -> Finding | None:
-        """One tensor far out of its own range, where the global norm does not show it."""
+        """A tensor far out of its own range, where the global norm does not show it."""
         for name, norm in norms.items():
             level = self._levels.get(name, math.inf)
             if norm > 0 and (rise := math.log(norm) - level) >= _LONE_RISE:
