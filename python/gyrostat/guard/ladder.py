@@ -16,7 +16,15 @@ __all__ = ["ACTED_ON", "Decision", "Ladder", "Situation"]
 _CLIPPED = frozenset({"gradient-spike"})
 _LOWERED = frozenset({"lr-jump"})
 _REPAIRED = frozenset({"optimizer-state-damage"})
-_SKIPPED = frozenset({"loss-spike", "loss-divergence", "loss-not-finite", "gradient-not-finite"})
+_SKIPPED = frozenset(
+    {
+        "loss-spike",
+        "loss-divergence",
+        "loss-not-finite",
+        "gradient-not-finite",
+        "replica-mismatch",
+    }
+)
 ACTED_ON = _CLIPPED | _LOWERED | _REPAIRED | _SKIPPED | WEIGHT_DAMAGE
 """Codes that lead to an action; the rest is told only, since no single update is to blame."""
 

@@ -7,8 +7,14 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from gyrostat.findings import Finding, Severity
-from gyrostat.guard.subject import Gradients, Subject
-from gyrostat.rules import GradientRule, LearningRateJump, LossCurve, OptimizerStateRule
+from gyrostat.guard.subject import Measured
+from gyrostat.rules import (
+    GradientRule,
+    LearningRateJump,
+    LossCurve,
+    OptimizerStateRule,
+    ReplicaRule,
+)
 from gyrostat.spikes import SpikeDetector
 
 __all__ = ["Watch"]
@@ -33,6 +39,7 @@ class Watch:
         rates: Learning rates.
         optimizer: The optimizer's memory.
         curve: Where the loss goes.
+        replicas: Gradients that should be the same on several ranks.
     """
 
     def __init__(self, lr_jump: float) -> None:
@@ -41,24 +48,33 @@ class Watch:
         self.rates = LearningRateJump(lr_jump)
         self.optimizer = OptimizerStateRule()
         self.curve = LossCurve()
+        self.replicas = ReplicaRule()
 
     def update(
-        self, loss: float, gradients: Gradients, subject: Subject, step: int
+        self, measured: Measured, step: int, *, expects_overflow: bool = False
     ) -> list[Finding]:
-        """Everything that is found at one step, in the order of the rules."""
+        """Everything that is found at one step, in the order of the rules.
+
+        Args:
+            measured: What was measured; of several ranks, what they agreed on.
+            step: The step.
+            expects_overflow: Whether a loss scaler skips gradients that are not finite.
+        """
+        loss, norms, rates = measured.loss, measured.gradients.norms, measured.rates
         found: list[Finding | None] = []
-        if subject.stale_gradients():
+        if measured.stale:
             found.append(_stale(step))
-        norms = gradients.norms
         total = math.hypot(*norms.values())
-        rates = subject.learning_rates()
         found.append(self.rates.update(rates, step))
-        if (memory := subject.optimizer_state()) is not None:
+        if (memory := measured.memory) is not None:
             found.append(
-                self.optimizer.update(memory.names, memory.first, memory.second, norms, step)
+                self.optimizer.update(
+                    memory.names, memory.first, memory.second, norms, step, ranks=memory.ranks
+                )
             )
+        found += self.replicas.update(measured.replicas, step)
         spike = self.loss.update(loss, total, step=step)
-        scaler_skips = not math.isfinite(total) and subject.expects_overflow()
+        scaler_skips = not math.isfinite(total) and expects_overflow
         wild = None if scaler_skips else self.gradients.update(norms, step)
         # The rule names the layer; what the detector saw of the same gradient adds nothing.
         if spike is not None and (wild is None or spike.code != wild.code):
