@@ -2,15 +2,15 @@
 
 # uv from the PATH, or one of our own in .tools.
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
-# The bench groups hold what only `make bench-tensors` and `make bench-spikes` compare with.
-RUN := $(UV) run --all-extras --all-groups --no-group bench --no-group bench-spikes
+# The bench groups hold what only `make bench-tensors`, `bench-spikes` and `bench-gym` compare with.
+RUN := $(UV) run --all-extras --all-groups --no-group bench --no-group bench-spikes --no-group bench-gym
 PYTHON ?= python3
 
 # BLAS threads spin while they wait: on a busy machine two are many times slower than one.
 export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-tensors bench-spikes clean
+.PHONY: help demo test check format bench bench-tensors bench-spikes bench-gym clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
@@ -50,6 +50,9 @@ bench-tensors: $(filter .tools/%,$(UV)) ## tensor statistics beside torch, NumPy
 
 bench-spikes: $(filter .tools/%,$(UV)) ## the spike detector beside its peers, written into benches/README.md
 	PYTHONPATH=benches $(UV) run --extra torch --group bench-spikes python -m spikes --write
+
+bench-gym: $(filter .tools/%,$(UV)) ## runs with a known fault, guarded by us and by peers, written into benches/README.md
+	PYTHONPATH=benches $(UV) run --extra torch --group bench-gym python -m gym --write
 
 clean: ## remove what was built
 	cargo clean

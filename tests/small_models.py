@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 
 import numpy as np
@@ -19,7 +20,7 @@ DIGITS = load_digits()
 
 def mlp(width=64, depth=3, act=nn.ReLU):
     sizes = [64, *[width] * depth]
-    layers = [x for a, b in zip(sizes, sizes[1:], strict=False) for x in (nn.Linear(a, b), act())]
+    layers = [x for a, b in itertools.pairwise(sizes) for x in (nn.Linear(a, b), act())]
     return nn.Sequential(*layers, nn.Linear(width, 10))
 
 

@@ -370,6 +370,104 @@ CATALOGUE: Mapping[str, Code] = _catalogue(
         "most of a batch of sequences is padding",
         "Group sequences of like length, pack them, or cut the longest.",
     ),
+    Code(
+        "repeated-batch",
+        Severity.INFO,
+        "the same batch comes again and again",
+        "Check the loader, unless overfitting one batch is meant.",
+    ),
+    Code(
+        "cause-bad-batch",
+        Severity.INFO,
+        "the batch itself is bad",
+        "Look at the batch and its samples; clean the data or keep it left out.",
+    ),
+    Code(
+        "cause-label-noise",
+        Severity.INFO,
+        "the labels do not fit their inputs",
+        "Check how labels are made and joined from where the loss rose.",
+    ),
+    Code(
+        "cause-lr-too-high",
+        Severity.INFO,
+        "the learning rate is too high",
+        "Lower the learning rate, warm it up for longer, or correct the schedule.",
+    ),
+    Code(
+        "cause-optimizer-state",
+        Severity.INFO,
+        "the optimizer's memory was damaged or lost",
+        "Load it with the weights at every resume; if nothing of the program did it, "
+        "check the hardware.",
+    ),
+    Code(
+        "cause-weights-damaged",
+        Severity.INFO,
+        "weights were changed by something other than an update",
+        "Check the memory and whatever else writes to the weights.",
+    ),
+    Code(
+        "cause-silent-corruption",
+        Severity.INFO,
+        "a computation gave a wrong result",
+        "Run the step again; if it differs, take the device out of service.",
+    ),
+    Code(
+        "cause-precision-overflow",
+        Severity.INFO,
+        "a value is too large for its format",
+        "Use bfloat16 or float32 where it overflows, or a lower loss scale.",
+    ),
+    Code(
+        "cause-loss-scale",
+        Severity.INFO,
+        "the loss, or its gradients, carry a factor that they should not",
+        "Unscale gradients before they are used; check the reduction of the loss.",
+    ),
+    Code(
+        "cause-initialisation",
+        Severity.INFO,
+        "the initial weights are too small or too large",
+        "Use the initialisation that fits the activation: He for ReLU, Glorot for tanh.",
+    ),
+    Code(
+        "cause-dead-layer",
+        Severity.INFO,
+        "a layer gives only zeros and learns nothing",
+        "Check its biases; use a leaky activation, another initialisation or a lower "
+        "learning rate.",
+    ),
+    Code(
+        "cause-frozen-parameters",
+        Severity.INFO,
+        "parameters that should learn do not",
+        "Check requires_grad and that the optimizer was given all parameters.",
+    ),
+    Code(
+        "cause-missing-zero-grad",
+        Severity.INFO,
+        "gradients of earlier steps are added to those of the present one",
+        "Call optimizer.zero_grad() once for each update.",
+    ),
+    Code(
+        "cause-data-order",
+        Severity.INFO,
+        "the data does not come in random order",
+        "Shuffle it anew in each epoch.",
+    ),
+    Code(
+        "cause-repeated-data",
+        Severity.INFO,
+        "the same data comes again and again",
+        "Check the loader and the sampler.",
+    ),
+    Code(
+        "cause-padding",
+        Severity.INFO,
+        "the loss counts the padding",
+        "Mask the padding in the loss, such as by ignore_index.",
+    ),
 )
 """Every code that a finding can carry, by slug."""
 

@@ -16,7 +16,7 @@ from gyrostat.findings import CATALOGUE, Finding, Severity, plain
 
 __all__ = ["SpikeDetector", "SpikeEvent", "find_spikes"]
 
-_VERSION = 2
+_VERSION = 3
 
 _Floats: TypeAlias = NDArray[np.float64] | NDArray[np.float32]
 

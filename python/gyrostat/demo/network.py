@@ -109,10 +109,14 @@ class NumpyTraining(Subject):
         """Forgets the gradients."""
         self._gradients = {}
 
-    def clip(self, factor: float) -> None:
+    def clip(self, factor: float, name: str | None = None) -> None:
         """Scales the gradients."""
-        scaled = {name: g * np.float32(factor) for name, g in self._gradients.items()}
-        self._gradients = scaled
+        for each in self._gradients if name is None else [name]:
+            self._gradients[each] *= np.float32(factor)
+
+    def arrays(self, batch: Any) -> list[NDArray[Any]]:
+        """Images and labels."""
+        return list(batch)
 
     def learning_rates(self) -> tuple[float, ...]:
         """The rate of the next update."""

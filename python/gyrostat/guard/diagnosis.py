@@ -80,7 +80,8 @@ def compare_batch(
 def _largest(array: NDArray[Any]) -> NDArray[np.float64]:
     """Largest absolute value of each row; NaN or Inf if it holds either."""
     rows = np.abs(array.reshape(len(array), -1) if array.ndim else array.reshape(1, 1))
-    return rows.max(axis=1).astype(np.float64)
+    largest: NDArray[np.float64] = rows.max(axis=1).astype(np.float64)
+    return largest
 
 
 @dataclass(frozen=True, slots=True)

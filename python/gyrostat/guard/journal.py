@@ -34,6 +34,7 @@ class Incident:
         lr_factor: Factor on the learning rate from here on.
         probe: Identity of the earlier batch that was tried again, if one was.
         probe_healthy: Whether its loss was as usual, so that the data is at fault.
+        causes: The likeliest causes of what was found so far, with their scores.
         time: Seconds since the Unix epoch.
     """
 
@@ -49,6 +50,7 @@ class Incident:
     lr_factor: float = 1.0
     probe: str | None = None
     probe_healthy: bool | None = None
+    causes: tuple[tuple[str, float], ...] = ()
     time: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
@@ -67,6 +69,7 @@ class Incident:
             "lr_factor": self.lr_factor,
             "probe": self.probe,
             "probe_healthy": self.probe_healthy,
+            "causes": plain(self.causes),
             "time": self.time,
         }
 
@@ -94,6 +97,7 @@ class Incident:
                 lr_factor=float(d["lr_factor"]),
                 probe=d["probe"],
                 probe_healthy=d["probe_healthy"],
+                causes=tuple((str(code), float(score)) for code, score in d["causes"]),
                 time=float(d["time"]),
             )
         except (KeyError, TypeError, AttributeError, IndexError) as error:

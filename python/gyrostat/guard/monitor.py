@@ -14,6 +14,7 @@ from typing import Any
 
 from gyrostat.findings import Finding, Severity, plain, worst
 from gyrostat.guard.batches import Batch, BatchRegistry
+from gyrostat.guard.examiner import Examiner
 from gyrostat.guard.history import History
 from gyrostat.guard.journal import Incident, Journal
 from gyrostat.guard.ladder import ACTED_ON, Decision, Ladder, Situation
@@ -30,6 +31,7 @@ __all__ = ["Guard", "Verdict"]
 _LOG = logging.getLogger("gyrostat")
 _VERSION = 2
 _BEFORE_UPDATE = frozenset({Action.CLIP, Action.SKIP, Action.RESET_MOMENTUM})
+_PARTS = ("batches", "ladder", "watch", "examiner")
 _APPLIED = 4  # batches whose updates are left out when a rollback alone has not helped
 
 
@@ -69,6 +71,7 @@ class _Waiting:
     memory: OptimizerState | None
     stale: bool
     batches: tuple[Batch, ...]
+    data: Any
 
 
 class Guard:
@@ -117,6 +120,7 @@ class Guard:
             path=None if folder is None else folder / "left-out.jsonl",
             random_state=subject.random,
         )
+        self._examiner = Examiner(subject, self._registry)
         self._position = 0
         self._pending: list[Batch] = []
         self._suspects: list[str] = []
@@ -125,6 +129,7 @@ class Guard:
         self._earlier: tuple[Batch, Any] | None = None
         self._waiting: _Waiting | None = None
         self._ended = False
+        self._data: Any = None
         self._settled = True
         self._told: frozenset[str] = frozenset()
         self._history = History()
@@ -141,6 +146,11 @@ class Guard:
     def incidents(self) -> tuple[Incident, ...]:
         """Everything in the journal, earlier runs in the same ``run_dir`` included."""
         return tuple(self._journal.incidents)
+
+    @property
+    def hypotheses(self) -> tuple[Finding, ...]:
+        """What may be behind the findings, the likeliest first; see ``docs/guard.md``."""
+        return self._examiner.diagnosis.hypotheses()
 
     @property
     def bad_batches(self) -> frozenset[str]:
@@ -172,8 +182,8 @@ class Guard:
         for data in self._registry.iterate(self._subject.source(loader), self._between_batches):
             if self.stopped or self._ended:
                 return
-            if self._registry.current is not None:
-                self._pending.append(self._registry.current)
+            self._pending += [] if self._registry.current is None else [self._registry.current]
+            self._data = data
             yield data
             if self._probe is not None:
                 yield from self._try_again()
@@ -206,14 +216,18 @@ class Guard:
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(f"loss: expected one real number, got {type(loss).__name__}") from error
         subject = self._subject
+        probed = self._probe is not None and self._probe.under_way
+        every = self.policy.records_every
+        full = every and self._position % every == 0 and not probed
         measured = Measured(
             value,
-            subject.gradients(None),
+            subject.gradients("full" if full else None),
             subject.learning_rates(),
             subject.optimizer_state(),
             subject.stale_gradients(),
+            subject.activations(),
         )
-        if self._probe is not None and self._probe.under_way:
+        if probed:
             return self._judge_probe(measured)
         step = self.step
         self.step += 1
@@ -239,9 +253,10 @@ class Guard:
         # Rates are known at once: a wrong one is found before the update that it would ruin.
         rates = self._subject.learning_rates()
         measured = Measured(loss, gradients, rates, waiting.memory, waiting.stale)
-        later, self._pending = self._pending, list(waiting.batches)
+        later = self._pending, self._data
+        self._pending, self._data = list(waiting.batches), waiting.data
         verdict = self._decide(measured, waiting.step)
-        self._pending = later
+        self._pending, self._data = later
         return verdict
 
     def report(self) -> Report:
@@ -257,6 +272,9 @@ class Guard:
             Chart("loss", step, {"loss": loss}, marks, log_y=True),
             Chart("gradient norm", step, {"grad_norm": grad_norm}, marks, log_y=True),
         ]
+        if causes := self.hypotheses:
+            told = [(f.code, f"{f.score:.2f}", str(f.culprit), f.message) for f in causes]
+            sections.append(Table("What may be behind it", ("cause", "score", "who", "why"), told))
         if rows:
             columns = ("step", "action", "proposed", "found", "batch")
             sections.append(Table("What was done", columns, rows))
@@ -283,6 +301,7 @@ class Guard:
             "batches": self._registry.state_dict(),
             "ladder": self._ladder.state_dict(),
             "watch": self._watch.state_dict(),
+            "examiner": self._examiner.state_dict(),
         }
 
     def load_state_dict(self, d: Mapping[str, Any]) -> None:
@@ -296,14 +315,16 @@ class Guard:
         step, position, stopped = d.get("step"), d.get("position"), d.get("stopped")
         if not isinstance(step, int) or not isinstance(position, int):
             raise ValueError("state: step and position must be integers")
-        parts = {name: d.get(name) for name in ("batches", "ladder", "watch")}
+        parts = {name: d.get(name) for name in _PARTS}
         if not all(isinstance(part, Mapping) for part in parts.values()):
             raise ValueError(f"state: lacks one of {', '.join(parts)}")
         watch, ladder = Watch(self.policy.lr_jump), Ladder(self.policy)
+        examiner = Examiner(self._subject, self._registry)
         watch.load_state_dict(d["watch"])
         ladder.load_state_dict(d["ladder"])
+        examiner.load_state_dict(d["examiner"])
         self._registry.load_state_dict(d["batches"])
-        self._watch, self._ladder = watch, ladder
+        self._watch, self._ladder, self._examiner = watch, ladder, examiner
         self.step, self._position, self.stopped = step, position, bool(stopped)
         self._snapshots = SnapshotRing(self.policy.snapshots_kept, self.policy.healthy_after)
         self._subject.scale_learning_rate(self.lr_factor)
@@ -322,6 +343,7 @@ class Guard:
             subject.optimizer_state(),
             subject.stale_gradients(),
             tuple(self._pending),
+            self._data,
         )
         self.step += 1
         self._pace.step()
@@ -358,14 +380,21 @@ class Guard:
                 damage = check_weights(self._subject.weight_extremes(), healthy.weights, step)
                 acting += [] if damage is None else [damage]
         told = [f for f in found if f not in acting]
+        told += self._examiner.look_around(self._pending, self._data, self._position)
         for finding in told:
+            self._examiner.diagnosis.told(finding)
             if finding.severity >= Severity.WARNING:
                 _LOG.warning("%s", finding)
-        named = self._with_culprits(acting, measured.gradients.norms)
-        return (
-            tuple(replace(f, step=step) for f in named),
-            tuple(replace(f, step=step) for f in told),
-        )
+        norms = measured.gradients.norms
+        named = self._with_culprits([replace(f, step=step) for f in acting], norms)
+        if worst(named) not in (None, Severity.INFO):
+            rises = self._watch.gradients.rises(norms)
+            healthy = self._snapshots.healthy
+            state = None if healthy is None else healthy.state
+            named = self._examiner.diagnose(
+                named, rises, self._pending, self._data, state, self._position
+            )
+        return tuple(named), tuple(replace(f, step=step) for f in told)
 
     def _with_culprits(
         self, findings: Sequence[Finding], norms: Mapping[str, float]
@@ -526,6 +555,7 @@ class Guard:
             batch=batch.identity if batch is not None else None,
             position=(batch.epoch, batch.index) if batch is not None else None,
             lr_factor=self.lr_factor,
+            causes=tuple((f.code, f.score or 0.0) for f in self.hypotheses[:2]),
             time=time.time(),
             **changes,
         )
@@ -534,7 +564,8 @@ class Guard:
         """Brings the gradient down to what was expected of it."""
         spike = next(f for f in findings if f.code == "gradient-spike")
         if spike.expected and spike.value and math.isfinite(spike.value):
-            self._subject.clip(min(1.0, spike.expected / spike.value))
+            name = spike.evidence.get("tensor")
+            self._subject.clip(min(1.0, spike.expected / spike.value), name)
 
     def _record(self, incident: Incident) -> None:
         codes = frozenset(f.code for f in incident.findings)
@@ -575,6 +606,7 @@ class Guard:
             self._subject.random.restore(probe.random)
         situation = self._situation(step, probe.findings)
         decision = self._ladder.after_probe(healthy=healthy, situation=situation)
+        self._examiner.probed(healthy=healthy)
         changes: dict[str, Any] = {"probe": probe.batch.identity, "probe_healthy": healthy}
         if not healthy:
             # The weights were at fault: the batches skipped on the way here are innocent.

@@ -70,6 +70,8 @@ class Policy:
         snapshot_share: Share of the run's time that snapshots may cost.
         snapshot_every: Steps between two snapshots, in place of ``snapshot_share``.
         snapshots_kept: Snapshots held in memory.
+        records_every: Steps between two full records of every gradient, for the rules on tensors;
+            0 for none.
 
     Raises:
         ValueError: If a number is out of range or an action unknown.
@@ -94,6 +96,7 @@ class Policy:
     snapshot_share: float = 0.01
     snapshot_every: int | None = None
     snapshots_kept: int = 3
+    records_every: int = 10
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "actions", _actions(self.actions))
@@ -192,6 +195,7 @@ _COUNTS = {
     "healthy_after": 0,
     "snapshot_every": 1,
     "snapshots_kept": 1,
+    "records_every": 0,
 }
 _FRACTIONS = {
     "lr_cut": (0.0, 1.0),

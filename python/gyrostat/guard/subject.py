@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from gyrostat.guard.batches import RandomState
 from gyrostat.guard.loaders import PlainSource, Source
+from gyrostat.rules import Activations
 from gyrostat.tensors import Level, TensorTable
 
 __all__ = ["Gradients", "Measured", "OptimizerState", "Subject"]
@@ -63,6 +64,7 @@ class Measured:
         rates: Learning rates.
         memory: What the optimizer remembers, or None.
         stale: Whether the gradients were added to those of a step before.
+        activations: What the modules of this rank have made of its batch, or None.
         replicas: Gradients that several ranks hold alike, by name: for each part of the tensor,
             something by rank that is equal where they are. Empty where all are equal.
     """
@@ -72,6 +74,7 @@ class Measured:
     rates: tuple[float, ...] = ()
     memory: OptimizerState | None = None
     stale: bool = False
+    activations: Activations | None = None
     replicas: Mapping[str, Sequence[Mapping[int, str]]] = field(default_factory=dict)
 
 
@@ -114,8 +117,8 @@ class Subject(abc.ABC):
         """Forgets the gradients of the present step."""
 
     @abc.abstractmethod
-    def clip(self, factor: float) -> None:
-        """Multiplies all gradients of the present step by ``factor``."""
+    def clip(self, factor: float, name: str | None = None) -> None:
+        """Multiplies the gradients of the present step by ``factor``: all, or that of one name."""
 
     def expects_overflow(self) -> bool:
         """Whether a loss scaler is at work, which skips updates of non-finite gradients itself."""
@@ -158,7 +161,7 @@ class Subject(abc.ABC):
         """Has the gradients dropped after each update from here on, since the loop does not."""
 
     def untrained_parameters(self) -> tuple[str, ...]:
-        """Names of parameters that ask for gradients and that no optimizer holds."""
+        """Names of the parameters that no update changes."""
         return ()
 
     def measure_later(self, loss: Any, *, gate: bool) -> Callable[[], tuple[float, Gradients]]:
@@ -194,3 +197,22 @@ class Subject(abc.ABC):
         """
         del signal, layer
         return {}
+    def memory_rise(self, state: object) -> float:  # noqa: ARG002
+        """How much the optimizer's memory has grown.
+
+        Args:
+            state: A captured state.
+
+        Returns:
+            The largest absolute value of its mean of gradients, or momentum, over that in
+            ``state``; 1.0 if that cannot be told.
+        """
+        return 1.0
+
+    def activations(self) -> Activations | None:
+        """What the modules have made of the present batch, if this is a step to look at it."""
+        return None
+
+    def arrays(self, batch: object) -> list[NDArray[Any]]:  # noqa: ARG002
+        """The arrays of numbers in a batch, the first axis of each that of its samples."""
+        return []

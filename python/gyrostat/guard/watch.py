@@ -14,6 +14,7 @@ from gyrostat.rules import (
     LossCurve,
     OptimizerStateRule,
     ReplicaRule,
+    TensorRules,
 )
 from gyrostat.spikes import SpikeDetector
 
@@ -40,6 +41,7 @@ class Watch:
         optimizer: The optimizer's memory.
         curve: Where the loss goes.
         replicas: Gradients that should be the same on several ranks.
+        tensors: Records of gradients, and what the modules have made of a batch.
     """
 
     def __init__(self, lr_jump: float) -> None:
@@ -49,6 +51,7 @@ class Watch:
         self.optimizer = OptimizerStateRule()
         self.curve = LossCurve()
         self.replicas = ReplicaRule()
+        self.tensors = TensorRules()
 
     def update(
         self, measured: Measured, step: int, *, expects_overflow: bool = False
@@ -80,7 +83,15 @@ class Watch:
         if spike is not None and (wild is None or spike.code != wild.code):
             found.append(spike)
         found.append(wild)
-        found += self.curve.update(loss, step, lr=max(rates, default=None))
+        rate = max(rates, default=None)
+        found += self.curve.update(loss, step, lr=rate)
+        # Records carry the loss scale: as it changes they cannot be compared with those before.
+        gradients, activations = measured.gradients, measured.activations
+        records = gradients.table if gradients.loss_scale == 1.0 else None
+        if records is not None and records.level == "norm":
+            records = None
+        if records is not None or activations is not None:
+            found += self.tensors.update(step, gradients=records, activations=activations, lr=rate)
         return [f for f in found if f is not None]
 
     def is_usual(self, loss: float) -> bool:

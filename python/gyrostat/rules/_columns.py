@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,12 +27,15 @@ __all__ = [
     "checked",
     "layers_of",
     "log_of",
+    "remembered",
     "starts",
     "tensor_finding",
 ]
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+
+_Told = TypeVar("_Told")
 
 WARM_UP = 20
 """Looks from which a tensor's own level is known well enough to judge by it."""
@@ -304,7 +307,22 @@ class Layers(NamedTuple):
         return cls(layers, np.sqrt(np.bincount(index, norms * norms, len(layers))))
 
 
-@functools.lru_cache(maxsize=32)
+def remembered(function: Callable[[tuple[str, ...]], _Told]) -> Callable[[tuple[str, ...]], _Told]:
+    """Caches by names; the tuple of the last call is not even hashed, which takes its time."""
+    cached = functools.lru_cache(maxsize=32)(function)
+    last: list[tuple[tuple[str, ...], _Told]] = [((), cached(()))]
+
+    def call(names: tuple[str, ...]) -> _Told:
+        known, told = last[0]
+        if known is not names:
+            told = cached(names)
+            last[0] = (names, told)
+        return told
+
+    return call
+
+
+@remembered
 def layers_of(names: tuple[str, ...]) -> tuple[tuple[str, ...], NDArray[np.intp]]:
     """The layers that tensors belong to, and the index of the layer of each."""
     layers: dict[str, int] = {}

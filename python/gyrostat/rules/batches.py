@@ -35,10 +35,11 @@ class _Classes:
 class ClassBalance:
     """Tells of classes that are rare, and of batches that hold one class where the data holds more.
 
-    ``class-imbalance``, once 500 labels were seen and the rarest class ten times: the most frequent
-    class is ten times as frequent as the rarest or more, which is SageMaker Debugger's limit.
+    Both once 20 batches were seen. ``class-imbalance``: of 500 labels or more, the most frequent
+    class has ten times as many as the rarest, which has ten at least. The limit is that of
+    SageMaker Debugger. Not told of sorted data.
 
-    ``sorted-labels``, once 20 batches were seen: two samples of a batch are of one class far more
+    ``sorted-labels``: two samples of a batch are of one class far more
     often than two samples of the data. With p the latter share, half of the way from p to 1 or
     more. Unlike the entropy of labels within a batch, this does not depend on the size of batches.
 
@@ -85,12 +86,15 @@ class ClassBalance:
         memory.pairs += number * (number - 1)
         memory.same += float((counts * (counts - 1)).sum())
         memory.batches += 1
-        found = (self._imbalance(step), self._order(step))
+        if memory.batches < self._BATCHES:
+            return ()
+        found = (self._order(step), self._imbalance(step))
         return tuple(f for f in found if f is not None)
 
     def _imbalance(self, step: int | None) -> Finding | None:
         memory = self._memory
-        if memory.imbalance_told or memory.seen < self._SEEN:
+        # Of sorted data the classes at hand are not those to come.
+        if memory.imbalance_told or memory.sorted_told or memory.seen < self._SEEN:
             return None
         most, least = (pick(self._counts, key=self._counts.__getitem__) for pick in (max, min))
         ratio = self._counts[most] / self._counts[least]
@@ -113,7 +117,7 @@ class ClassBalance:
 
     def _order(self, step: int | None) -> Finding | None:
         memory = self._memory
-        if memory.sorted_told or memory.batches < self._BATCHES or memory.pairs <= 0.0:
+        if memory.sorted_told or memory.pairs <= 0.0:
             return None
         within = memory.same / memory.pairs
         alike = sum(count * (count - 1) for count in self._counts.values())

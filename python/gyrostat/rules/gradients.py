@@ -14,6 +14,10 @@ __all__ = ["GradientRule"]
 _LEAST_RATIO = 10.0
 _SMOOTHING = 0.05
 _NAMED = 5
+_SEEN = 20
+_LONE_RISE = math.log(50.0)
+_LONE_SPREADS = 10.0
+_FIRST_SPREAD = 0.3
 
 
 class GradientRule:
@@ -22,12 +26,16 @@ class GradientRule:
     The norm of a healthy gradient is heavy-tailed and often doubles without harm, so
     ``gradient-spike`` needs both a verdict of :class:`~gyrostat.SpikeDetector` on the global norm
     and ten times the expected norm. Blame goes to the tensor that rose most above its own level,
-    an exponential mean of the log norm over healthy steps (weight 0.05).
+    an exponential mean of the log norm over healthy steps (weight 0.05). A tensor whose norm is 50
+    times its level, and whose log is ten of its mean deviations above it, is a ``gradient-spike``
+    by itself, once it was seen 20 times.
     """
 
     def __init__(self) -> None:
         self._detector = SpikeDetector()
         self._levels: dict[str, float] = {}
+        self._spreads: dict[str, float] = {}
+        self._seen = 0
 
     def update(self, norms: Mapping[str, float], step: int) -> Finding | None:
         """Judges the gradients of one step.
@@ -45,16 +53,22 @@ class GradientRule:
             ratio = total / verdict.expected
             if ratio >= _LEAST_RATIO:
                 return self._spike(norms, total, ratio, verdict, step)
+        if self._seen >= _SEEN and (lone := self._lone(norms, step)) is not None:
+            return lone
         self._learn(norms)
         return None
 
-    def blame(self, norms: Mapping[str, float]) -> tuple[str, float] | None:
-        """The tensor that rose most above its own level, and by what factor."""
-        rises = {
+    def rises(self, norms: Mapping[str, float]) -> dict[str, float]:
+        """How many times its own level each norm is, of those that are finite and known."""
+        return {
             name: norm / math.exp(self._levels[name])
             for name, norm in norms.items()
             if name in self._levels and math.isfinite(norm)
         }
+
+    def blame(self, norms: Mapping[str, float]) -> tuple[str, float] | None:
+        """The tensor that rose most above its own level, and by what factor."""
+        rises = self.rises(norms)
         if not rises:
             return None
         layer = max(rises, key=lambda name: rises[name])
@@ -96,19 +110,46 @@ class GradientRule:
             evidence=evidence,
         )
 
+    def _lone(self, norms: Mapping[str, float], step: int) -> Finding | None:
+        """One tensor far out of its own range, where the global norm does not show it."""
+        for name, norm in norms.items():
+            level = self._levels.get(name, math.inf)
+            if norm > 0 and (rise := math.log(norm) - level) >= _LONE_RISE:
+                if rise < _LONE_SPREADS * self._spreads[name]:
+                    continue
+                ratio, expected = math.exp(rise), math.exp(level)
+                return Finding(
+                    "gradient-spike",
+                    Severity.WARNING,
+                    step=step,
+                    signal="grad_norm",
+                    value=norm,
+                    expected=expected,
+                    score=rise / _LONE_RISE,
+                    message=f"gradient norm of {name} {norm:.4g}, {ratio:.3g} times its level",
+                    culprit=Culprit(layer=name),
+                    evidence={"ratio": ratio, "layer_ratio": ratio, "tensor": name},
+                )
+        return None
+
     def _learn(self, norms: Mapping[str, float]) -> None:
+        self._seen += 1
         for name, norm in norms.items():
             if norm > 0:
                 log = math.log(norm)
                 level = self._levels.setdefault(name, log)
+                spread = self._spreads.setdefault(name, _FIRST_SPREAD)
                 self._levels[name] = level + _SMOOTHING * (log - level)
+                self._spreads[name] = spread + _SMOOTHING * (abs(log - level) - spread)
 
     def state_dict(self) -> dict[str, Any]:
         """The state as plain values."""
         return {
-            "version": 1,
+            "version": 2,
             "detector": self._detector.state_dict(),
             "levels": plain(self._levels),
+            "spreads": plain(self._spreads),
+            "seen": self._seen,
         }
 
     def load_state_dict(self, d: Mapping[str, Any]) -> None:
@@ -117,11 +158,15 @@ class GradientRule:
         Raises:
             ValueError: If ``d`` is no such state.
         """
-        if d.get("version") != 1 or not isinstance(d.get("levels"), Mapping):
-            raise ValueError("state: expected a state of GradientRule, version 1")
+        if d.get("version") != 2 or not isinstance(d.get("seen"), int):
+            raise ValueError("state: expected a state of GradientRule, version 2")
         try:
-            levels = {str(k): float(v) for k, v in d["levels"].items()}
-        except (TypeError, ValueError) as error:
-            raise ValueError("state: levels must be numbers") from error
+            levels, spreads = (
+                {str(k): float(v) for k, v in d[column].items()} for column in ("levels", "spreads")
+            )
+        except (KeyError, AttributeError, TypeError, ValueError) as error:
+            raise ValueError("state: levels and spreads must be numbers") from error
+        if levels.keys() != spreads.keys():
+            raise ValueError("state: levels and spreads must be of the same names")
         self._detector.load_state_dict(d.get("detector", {}))
-        self._levels = levels
+        self._levels, self._spreads, self._seen = levels, spreads, d["seen"]

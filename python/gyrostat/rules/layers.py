@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import re
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from gyrostat.rules._columns import (
     Single,
     checked,
     log_of,
+    remembered,
     starts,
     tensor_finding,
 )
@@ -225,7 +225,8 @@ class EmbeddingGradientShare(Rule[Single]):
 
     def __init__(self, embeddings: Sequence[str] | None = None) -> None:
         super().__init__(Single())
-        self._chosen = None if embeddings is None else frozenset(embeddings)
+        chosen = None if embeddings is None else frozenset(embeddings)
+        self._places = remembered(lambda names: _embeddings(names, chosen))
 
     def update(self, names: Sequence[str], norms: ArrayLike, step: int) -> Finding | None:
         """Judges the gradients of one step.
@@ -236,7 +237,7 @@ class EmbeddingGradientShare(Rule[Single]):
             step: The step.
         """
         named, values = checked(names, norms, "norms")
-        places = _embeddings(named, self._chosen)
+        places = self._places(named)
         if not 0 < len(places) < len(named):
             return None
         embeddings = values[places]
@@ -266,7 +267,6 @@ class EmbeddingGradientShare(Rule[Single]):
 _EMBEDDING = re.compile(r"(^|[._])(\w*embed\w*|emb|wte|wpe)([._]|$)", re.IGNORECASE)
 
 
-@functools.lru_cache(maxsize=8)
 def _embeddings(names: tuple[str, ...], chosen: frozenset[str] | None) -> NDArray[np.intp]:
     found = [_EMBEDDING.search(n) is not None if chosen is None else n in chosen for n in names]
     return np.flatnonzero(found)

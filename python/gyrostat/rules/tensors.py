@@ -64,6 +64,7 @@ class TensorRules(Rules):
     def __init__(
         self, *, embeddings: Sequence[str] | None = None, gradient_format: str = "float16"
     ) -> None:
+        self._names: tuple[str, ...] = ()
         self._embeddings = None if embeddings is None else tuple(embeddings)
         self._format = gradient_format
         self._vanishing = VanishingGradient()
@@ -117,7 +118,7 @@ class TensorRules(Rules):
         if loss_scale is not None:
             found.append(self._scale.update(loss_scale, step))
         if gradients is not None and not np.count_nonzero(gradients.nonfinite_count):
-            names, norms = gradients.names, gradients.l2
+            names, norms = self._known(gradients.names), gradients.l2
             layers = Layers.of(names, norms)
             found += [
                 self._vanishing.judge(layers, step),
@@ -131,9 +132,9 @@ class TensorRules(Rules):
             found += self._judge_weights(weights, gradients, step, lr)
         if updates is not None:
             names, moved, held = _sizes(updates, weights)
-            found.append(self._ratio.update(names, moved, held, step, lr))
+            found.append(self._ratio.update(self._known(names), moved, held, step, lr))
         if moments is not None:
-            names = moments.names
+            names = self._known(moments.names)
             found += [
                 self._rms.update(names, moments.update_rms, step),
                 self._conflict.update(names, moments.cosine, moments.total_cosine, step),
@@ -144,12 +145,18 @@ class TensorRules(Rules):
     def _judge_weights(
         self, weights: TensorTable, gradients: TensorTable | None, step: int, lr: float | None
     ) -> list[Finding | None]:
-        names, norms = weights.names, weights.l2
+        names, norms = self._known(weights.names), weights.l2
         found = [self._zero_weights.update(names, norms, step)]
         if gradients is not None:
-            slopes = _picked(gradients.names, gradients.l2, names)
+            slopes = _picked(self._known(gradients.names), gradients.l2, names)
             found.append(self._unchanged.update(names, norms, slopes, step, lr))
         return found
+
+    def _known(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """The same names as the very tuple of the last time, which every rule knows at a glance."""
+        if names != self._names:
+            self._names = names
+        return self._names
 
     def _anew(self) -> Self:
         return type(self)(embeddings=self._embeddings, gradient_format=self._format)
@@ -175,7 +182,7 @@ def _picked(
     names: tuple[str, ...], values: NDArray[np.float64], wanted: tuple[str, ...]
 ) -> NDArray[np.float64]:
     """The values of the wanted names, NaN where there is none."""
-    if names == wanted:
+    if names is wanted or names == wanted:
         return values
     return np.append(values, math.nan)[_places(names, wanted)]
 

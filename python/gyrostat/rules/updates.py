@@ -130,7 +130,7 @@ class UpdateRatio(LevelsAndTotal):
         middle = len(layers) // 2
         bad &= held >= 0.01 * np.sort(held)[middle]
         moving = np.sort(ratio)[middle] > 1e-5
-        bad &= (ratio > 1.0) | moving
+        bad &= (ratio > 1.0) | (moving & (ratio > 0.0))  # at 0 it is UnchangedTensor's
         over = (ratio < 0.5) & (ratio > 2.0 * self._ROUNDED)
         found = self._episodes(bad, over, WARM_UP)
         if found is None:

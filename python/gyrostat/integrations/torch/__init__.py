@@ -3,6 +3,7 @@
 from gyrostat.integrations.torch.activations import ActivationProbe
 from gyrostat.integrations.torch.clip import clip_grad_norm_
 from gyrostat.integrations.torch.distributed import DistributedTable, summarize_distributed
+from gyrostat.integrations.torch.guard import Guard
 from gyrostat.integrations.torch.moments import adam_moments
 from gyrostat.integrations.torch.noise import DDPNoiseScale
 from gyrostat.integrations.torch.subject import TorchSubject

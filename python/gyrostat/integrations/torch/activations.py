@@ -100,10 +100,7 @@ class ActivationProbe:
         self._look: _Look | None = None
         self._taken: Activations | None = None
         self._hooks: list[RemovableHandle] = []
-        self._root = [
-            model.register_forward_pre_hook(self._begin),
-            model.register_forward_hook(self._end, always_call=True),
-        ]
+        self._root = model.register_forward_pre_hook(self._begin)
 
     def take(self) -> Activations | None:
         """What the last forward pass has made, once; None if it was not looked at."""
@@ -112,9 +109,8 @@ class ActivationProbe:
 
     def close(self) -> None:
         """Takes all hooks off the model."""
-        for hook in (*self._root, *self._hooks):
+        for hook in (self._root, *self._hooks):
             hook.remove()
-        self._root.clear()
         self._hooks.clear()
 
     def __enter__(self) -> Self:
@@ -131,10 +127,12 @@ class ActivationProbe:
         self._taken = None
         if not due:
             return
+        self._hooks.append(model.register_forward_hook(self._end, always_call=True))
         self._look = _Look(self._functional, self._attention)
         for name, module in self._modules.items():
             hook = self._look.hook(name)
-            self._hooks.append(module.register_forward_hook(hook, with_kwargs=True))
+            # Before other hooks: of the model itself, before the one that takes this one off.
+            self._hooks.append(module.register_forward_hook(hook, prepend=True, with_kwargs=True))
 
     def _end(self, *_: Any) -> None:
         if self._look is None:
@@ -290,8 +288,9 @@ def _attention_logit(module: nn.MultiheadAttention, args: Any, kwargs: Mapping[s
     joined: Tensor | None = module.in_proj_weight
     bias: Tensor | None = module.in_proj_bias
     if joined is None:
-        joined = torch.cat([module.q_proj_weight, module.k_proj_weight])
-    wq, wk = joined[:size], joined[size : 2 * size]
+        wq, wk = (w.detach() for w in (module.q_proj_weight, module.k_proj_weight))
+    else:
+        wq, wk = joined[:size], joined[size : 2 * size]
     bq, bk = (None, None) if bias is None else (bias[:size], bias[size : 2 * size])
     # Autocast must not turn the logits to 16 bits here, which it does not do in a fused kernel.
     with torch.autocast(query.device.type, enabled=False):

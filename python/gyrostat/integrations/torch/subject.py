@@ -11,10 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from gyrostat.guard.subject import Gradients, OptimizerState, Subject
+from gyrostat.integrations.torch.activations import ActivationProbe
 from gyrostat.integrations.torch.data import LoaderSource, TorchRandomState, tensor_leaves
 from gyrostat.integrations.torch.learning_rate import LearningRateScale
+from gyrostat.rules import Activations
 from gyrostat.tensors import Level, TensorTable, summarize_all
 
 __all__ = ["TorchSubject"]
@@ -22,8 +25,12 @@ __all__ = ["TorchSubject"]
 _SAMPLE = 1024
 """Values of each tensor of the optimizer's state that are looked at: they stand for the whole."""
 
+_LOOK_EVERY = 50
+"""Forward passes between two looks at the activations."""
+
 _FIRST = ("exp_avg", "momentum_buffer")
 _SECOND = ("exp_avg_sq", "square_avg")
+_NO_NUMPY = frozenset({torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2})
 _LARGEST_BUFFERS = 1 << 26  # bytes; what is larger is no running statistic
 
 
@@ -59,6 +66,7 @@ class TorchSubject(Subject):
         self._buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._memory = _OptimizerMemory(model, optimizer)
         self._carried = _CarriedGradients(model, optimizer)
+        self._activations = ActivationProbe(model, every=_LOOK_EVERY)
 
     def gradients(self, level: Level | None) -> Gradients:
         """L2 norm of each gradient, freed of the loss scale; records of those in host memory."""
@@ -106,9 +114,13 @@ class TorchSubject(Subject):
         self._optimizer.zero_grad(set_to_none=True)
 
     @torch.no_grad()
-    def clip(self, factor: float) -> None:
-        """Multiplies all gradients in place."""
-        grads = [p.grad for p in self._model.parameters() if p.grad is not None]
+    def clip(self, factor: float, name: str | None = None) -> None:
+        """Multiplies gradients in place."""
+        grads = [
+            p.grad
+            for each, p in self._model.named_parameters()
+            if p.grad is not None and name in (None, each)
+        ]
         if grads:
             torch._foreach_mul_(grads, factor)
 
@@ -166,13 +178,24 @@ class TorchSubject(Subject):
         self.drop_gradients()
 
     def untrained_parameters(self) -> tuple[str, ...]:
-        """Parameters that ask for a gradient and are in no group of the optimizer."""
+        """Parameters that ask for no gradient, or are in no group of the optimizer."""
         held = {id(p) for group in self._optimizer.param_groups for p in group["params"]}
-        return tuple(
-            name
-            for name, p in self._model.named_parameters()
-            if p.requires_grad and id(p) not in held
-        )
+        named = self._model.named_parameters()
+        return tuple(name for name, p in named if not p.requires_grad or id(p) not in held)
+
+    def memory_rise(self, state: Any) -> float:
+        """Of Adam's ``exp_avg``, or the momentum of SGD."""
+        now = _largest_memory(self._optimizer.state_dict()["state"])
+        then = _largest_memory(state["parts"]["optimizer"]["state"])
+        return now / then if then > 0 else 1.0
+
+    def activations(self) -> Activations | None:
+        """What the hooks of the present forward pass saw."""
+        return self._activations.take()
+
+    def arrays(self, batch: object) -> list[NDArray[Any]]:
+        """The tensors and arrays of a batch; those on a device are copied to the host."""
+        return [array for leaf in tree_leaves(batch) if (array := _as_array(leaf)) is not None]
 
     def _present_scale(self) -> float:
         if self._scaler is None or not self._scaler.is_enabled():
@@ -234,7 +257,7 @@ class _OptimizerMemory:
             t.detach().reshape(-1)[:_SAMPLE]
             for k in (0, 1)
             for _, pair in known
-            if _readable(t := pair[k])
+            if (t := pair[k]) is not None and _readable(t)
         ]
 
 
@@ -273,7 +296,7 @@ class _CarriedGradients:
         ]
         self._watched = min(own, key=torch.Tensor.numel, default=None)
         if self._watched is not None:
-            self._watched.register_hook(self._look)
+            self._watched.register_hook(self._look)  # type: ignore[no-untyped-call]
             optimizer.register_step_post_hook(self._updated)
 
     def clear(self) -> None:
@@ -290,6 +313,20 @@ class _CarriedGradients:
         kept = self._watched.grad
         # On a device the answer would make the host wait.
         self.found = kept is not None and kept.device.type == "cpu" and bool(kept.any())
+
+
+def _largest_memory(state: Mapping[Any, Mapping[str, Any]]) -> float:
+    held = [first for each in state.values() if (first := _moments(each)[0]) is not None]
+    return max((float(t.detach().abs().max()) for t in held if t.numel()), default=0.0)
+
+
+def _as_array(leaf: object) -> NDArray[Any] | None:
+    if isinstance(leaf, torch.Tensor) and leaf.layout is torch.strided and not leaf.is_complex():
+        held = leaf.detach().cpu()
+        return (held.float() if held.dtype in _NO_NUMPY else held).numpy()
+    if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biuf":
+        return leaf
+    return None
 
 
 def _norms(
