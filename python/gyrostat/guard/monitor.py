@@ -649,9 +649,7 @@ class Guard:
             state = self._subject.capture() if self.policy.act else None
             rules = self._watch.state_dict()
             position = self._position - (0 if self._lag else ahead)
-            self._snapshots.add(
-                Snapshot(self.step - ahead, state, weights, rules, position, mark)
-            )
+            self._snapshots.add(Snapshot(self.step - ahead, state, weights, rules, position, mark))
         oldest = self._snapshots.oldest
         if oldest is not None and oldest.mark is not None:
             self._registry.forget_before(oldest.mark)

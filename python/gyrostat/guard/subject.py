@@ -197,6 +197,7 @@ class Subject(abc.ABC):
         """
         del signal, layer
         return {}
+
     def memory_rise(self, state: object) -> float:  # noqa: ARG002
         """How much the optimizer's memory has grown.
 
