@@ -16,7 +16,15 @@ __all__ = ["ACTED_ON", "Decision", "Ladder", "Situation"]
 _CLIPPED = frozenset({"gradient-spike"})
 _LOWERED = frozenset({"lr-jump"})
 _REPAIRED = frozenset({"optimizer-state-damage"})
-_SKIPPED = frozenset({"loss-spike", "loss-divergence", "loss-not-finite", "gradient-not-finite"})
+_SKIPPED = frozenset(
+    {
+        "loss-spike",
+        "loss-divergence",
+        "loss-not-finite",
+        "gradient-not-finite",
+        "replica-mismatch",
+    }
+)
 _EXPLAINED = frozenset({"outlier-batch", "stale-gradient"})
 """Of these it is known that the weights are fine, so that skipping is all that is needed."""
 ACTED_ON = _CLIPPED | _LOWERED | _REPAIRED | _SKIPPED | _EXPLAINED | WEIGHT_DAMAGE

@@ -32,7 +32,7 @@ from gyrostat.rules.loss import LossCurve
 from gyrostat.rules.optimizer import LearningRateJump, OptimizerStateRule
 from gyrostat.rules.patterns import LossOscillation, RepeatedEpochPattern
 from gyrostat.rules.precision import GradientUnderflow, LossScaleThrash
-from gyrostat.rules.replicas import check_replicas
+from gyrostat.rules.replicas import ReplicaRule, check_replicas
 from gyrostat.rules.tensors import TensorRules
 from gyrostat.rules.trends import LossNotDecreasing, LossPlateau, SlowDivergence
 from gyrostat.rules.updates import (
@@ -76,6 +76,7 @@ __all__ = [
     "PaddingShare",
     "PoorInitialisation",
     "RepeatedEpochPattern",
+    "ReplicaRule",
     "SaturatedActivation",
     "SlowDivergence",
     "TensorRules",
