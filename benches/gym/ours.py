@@ -31,7 +31,9 @@ class Gyrostat:
         return Outcome(
             actions=Counter(str(i.action) for i in acted),
             first=(told[0].step, told[0].code) if told else None,
-            causes=None if causes is None else [(cause.code, float(cause.score)) for cause in causes],
+            causes=None
+            if causes is None
+            else [(cause.code, float(cause.score)) for cause in causes],
             blamed={
                 "layer": next((f.culprit.layer for f in told if f.culprit.layer), None),
                 "batches": positions(guard.incidents),
