@@ -76,7 +76,7 @@ def test_a_nan_batch_is_skipped_and_left_out_in_the_next_epoch():
 
 
 def test_a_rollback_restores_everything_bit_for_bit():
-    model, optimizer, scheduler, guard = make(policy=Policy(snapshot_every=5, patience=1))
+    model, optimizer, scheduler, guard = make(policy=Policy(snapshot_every=5, healthy_after=0))
     train(model, optimizer, scheduler, guard, list(loader())[:20])
     x, y = next(iter(loader()))
     kept, rng = None, None
@@ -99,17 +99,13 @@ def test_a_rollback_restores_everything_bit_for_bit():
     assert verdict.action is Action.ROLLBACK
     assert "weight-not-finite" in {f.code for f in verdict.findings}
     assert guard.incidents[-1].restored_step == 25
-    assert equal(state_of(model, optimizer, scheduler)[1:], kept[1:])
-    # Running statistics of the batch norm move in the forward pass, before approve is asked.
-    assert equal(
-        dict(model.named_parameters()), {k: kept[0][k] for k, _ in model.named_parameters()}
-    )
+    assert equal(state_of(model, optimizer, scheduler), kept)
     assert torch.equal(torch.get_rng_state(), rng)
     assert all(p.grad is None for p in model.parameters())
 
 
 def test_a_snapshot_survives_being_restored_twice():
-    model, optimizer, scheduler, guard = make(policy=Policy(patience=1, snapshots_kept=1))
+    model, optimizer, scheduler, guard = make(policy=Policy(snapshots_kept=1, healthy_after=0))
     train(model, optimizer, scheduler, guard, list(loader())[:20])
     for _ in range(2):
         with torch.no_grad():

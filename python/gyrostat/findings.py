@@ -112,6 +112,25 @@ CATALOGUE: Mapping[str, Code] = _catalogue(
         "Roll back. A single huge weight is what a flipped bit looks like; check the hardware.",
     ),
     Code(
+        "lr-jump",
+        Severity.WARNING,
+        "the learning rate is a multiple of what it was one step before",
+        "Look at the schedule. If the jump is meant, tell the guard: guard.accept_learning_rate().",
+    ),
+    Code(
+        "optimizer-state-damage",
+        Severity.CRITICAL,
+        "the optimizer's memory is not what its gradients can have made of it",
+        "Load the optimizer's state of the last checkpoint; if it was not loaded by half, or reset "
+        "on purpose, suspect memory.",
+    ),
+    Code(
+        "stale-gradient",
+        Severity.CRITICAL,
+        "gradients of a step that was already made were added to",
+        "Call optimizer.zero_grad() once for each update.",
+    ),
+    Code(
         "replica-mismatch",
         Severity.CRITICAL,
         "copies of one tensor on several ranks differ in their bits",
@@ -220,6 +239,246 @@ CATALOGUE: Mapping[str, Code] = _catalogue(
         Severity.WARNING,
         "each epoch goes through its batches in the same order",
         "Shuffle anew in each epoch: shuffle=True, or sampler.set_epoch(epoch) when distributed.",
+    ),
+    Code(
+        "vanishing-gradient",
+        Severity.WARNING,
+        "the gradient of a layer is far smaller than that of the others",
+        "Look at what lies between it and the loss: saturated functions, a poor initialisation,"
+        " no normalisation or residual path; the culprit names the layer.",
+    ),
+    Code(
+        "exploding-gradient",
+        Severity.WARNING,
+        "the gradient stays far above its highest level so far",
+        "Lower the learning rate, clip by the norm, lengthen the warm-up; look at the layer named.",
+    ),
+    Code(
+        "all-zero-tensor",
+        Severity.WARNING,
+        "every value of a gradient or of a weight is zero",
+        "Check that the layer has a path to the loss and no dead units behind it; a weight that"
+        " became zero was overwritten.",
+    ),
+    Code(
+        "embedding-gradient-share",
+        Severity.WARNING,
+        "embeddings have taken over the gradient",
+        "Shrink or clip the gradient of the embeddings, or lower the learning rate: it often "
+        "comes before a spike of the loss.",
+    ),
+    Code(
+        "gradient-underflow",
+        Severity.WARNING,
+        "most values of a gradient are lost below a small format",
+        "Raise the loss scale, use a dynamic one, or train in bfloat16.",
+    ),
+    Code(
+        "loss-scale-thrash",
+        Severity.WARNING,
+        "the loss scale falls again and again, or below 1",
+        "Look for what overflows in float16; lower the learning rate, raise the growth "
+        "interval, or train in bfloat16.",
+    ),
+    Code(
+        "unchanged-tensor",
+        Severity.WARNING,
+        "a weight does not change though it has a gradient",
+        "Check that the optimizer was given it; keep a float32 copy of 16-bit weights, whose "
+        "small updates are rounded away.",
+    ),
+    Code(
+        "update-ratio",
+        Severity.WARNING,
+        "updates are out of proportion to the weights",
+        "Usual is 1e-3: lower the learning rate or raise it, in general or for the layer named.",
+    ),
+    Code(
+        "update-rms",
+        Severity.INFO,
+        "the second moment of the optimizer lags behind the gradient",
+        "Clip updates (StableAdamW), or lower beta2 or the learning rate: it often comes before"
+        " a spike of the loss.",
+    ),
+    Code(
+        "momentum-conflict",
+        Severity.WARNING,
+        "gradients keep pointing against their momentum",
+        "Lower the learning rate or the momentum: each step overshoots.",
+    ),
+    Code(
+        "dead-units",
+        Severity.WARNING,
+        "most units of a layer are zero for every input",
+        "Lower the learning rate, look at the biases and the initialisation, or use a function "
+        "with a slope below zero.",
+    ),
+    Code(
+        "saturated-activation",
+        Severity.WARNING,
+        "a bounded function is flat for half of its values",
+        "Scale the inputs and the initial weights down, normalise before it, or lower the "
+        "learning rate.",
+    ),
+    Code(
+        "poor-initialisation",
+        Severity.WARNING,
+        "signals get lost or grow from layer to layer before training begins",
+        "Initialise by fan-in for the functions used (He, Glorot), normalise, or add residual "
+        "paths.",
+    ),
+    Code(
+        "attention-logit-growth",
+        Severity.WARNING,
+        "attention logits have grown far beyond what softmax resolves",
+        "Normalise queries and keys (QK-norm), clip their weights, or lower the learning rate.",
+    ),
+    Code(
+        "output-logit-divergence",
+        Severity.WARNING,
+        "the logits of the output run away",
+        "Add a z-loss, regularise the last layer, or lower the learning rate.",
+    ),
+    Code(
+        "activation-kurtosis",
+        Severity.INFO,
+        "activations have grown outliers",
+        "Nothing in itself; look at precision and quantisation, and at the loss.",
+    ),
+    Code(
+        "class-imbalance",
+        Severity.INFO,
+        "some classes are far rarer than others",
+        "Weigh the loss or the sampling if the rare ones matter, and measure by class.",
+    ),
+    Code(
+        "sorted-labels",
+        Severity.WARNING,
+        "batches hold few classes each, though the data holds more",
+        "Shuffle the data, or the buffer that batches are drawn from, over all classes.",
+    ),
+    Code(
+        "inputs-not-normalised",
+        Severity.INFO,
+        "inputs are not of the order of 1",
+        "Subtract the mean and divide by the deviation, by feature or channel, unless the model"
+        " does so itself.",
+    ),
+    Code(
+        "padding-share",
+        Severity.INFO,
+        "most of a batch of sequences is padding",
+        "Group sequences of like length, pack them, or cut the longest.",
+    ),
+    Code(
+        "outlier-batch",
+        Severity.WARNING,
+        "the loss or the gradient stands out, and so does the content of the batch",
+        "Look at the samples named; clean the data or leave them out.",
+    ),
+    Code(
+        "unmasked-padding",
+        Severity.INFO,
+        "rows of tokens end with padding that nothing in the batch marks",
+        "Give the loss a mask, or ignore_index; if the model makes its own mask, all is well.",
+    ),
+    Code(
+        "repeated-batch",
+        Severity.INFO,
+        "the same batch comes again and again",
+        "Check the loader, unless overfitting one batch is meant.",
+    ),
+    Code(
+        "cause-bad-batch",
+        Severity.INFO,
+        "the batch itself is bad",
+        "Look at the batch and its samples; clean the data or keep it left out.",
+    ),
+    Code(
+        "cause-label-noise",
+        Severity.INFO,
+        "the labels do not fit their inputs",
+        "Check how labels are made and joined from where the loss rose.",
+    ),
+    Code(
+        "cause-lr-too-high",
+        Severity.INFO,
+        "the learning rate is too high",
+        "Lower the learning rate, warm it up for longer, or correct the schedule.",
+    ),
+    Code(
+        "cause-optimizer-state",
+        Severity.INFO,
+        "the optimizer's memory was damaged or lost",
+        "Load it with the weights at every resume; if nothing of the program did it, "
+        "check the hardware.",
+    ),
+    Code(
+        "cause-weights-damaged",
+        Severity.INFO,
+        "weights were changed by something other than an update",
+        "Check the memory and whatever else writes to the weights.",
+    ),
+    Code(
+        "cause-silent-corruption",
+        Severity.INFO,
+        "a computation gave a wrong result",
+        "Run the step again; if it differs, take the device out of service.",
+    ),
+    Code(
+        "cause-precision-overflow",
+        Severity.INFO,
+        "a value is too large for its format",
+        "Use bfloat16 or float32 where it overflows, or a lower loss scale.",
+    ),
+    Code(
+        "cause-loss-scale",
+        Severity.INFO,
+        "the loss, or its gradients, carry a factor that they should not",
+        "Unscale gradients before they are used; check the reduction of the loss.",
+    ),
+    Code(
+        "cause-initialisation",
+        Severity.INFO,
+        "the initial weights are too small or too large",
+        "Use the initialisation that fits the activation: He for ReLU, Glorot for tanh.",
+    ),
+    Code(
+        "cause-dead-layer",
+        Severity.INFO,
+        "a layer gives only zeros and learns nothing",
+        "Check its biases; use a leaky activation, another initialisation or a lower "
+        "learning rate.",
+    ),
+    Code(
+        "cause-frozen-parameters",
+        Severity.INFO,
+        "parameters that should learn do not",
+        "Check requires_grad and that the optimizer was given all parameters.",
+    ),
+    Code(
+        "cause-missing-zero-grad",
+        Severity.INFO,
+        "gradients of earlier steps are added to those of the present one",
+        "Call optimizer.zero_grad() once for each update.",
+    ),
+    Code(
+        "cause-data-order",
+        Severity.INFO,
+        "the data does not come in random order",
+        "Shuffle it anew in each epoch.",
+    ),
+    Code(
+        "cause-repeated-data",
+        Severity.INFO,
+        "the same data comes again and again",
+        "Check the loader and the sampler.",
+    ),
+    Code(
+        "cause-padding",
+        Severity.INFO,
+        "the loss counts the padding",
+        "Mask the padding in the loss, such as by ignore_index.",
     ),
 )
 """Every code that a finding can carry, by slug."""

@@ -82,6 +82,12 @@ impl Baseline {
         (self.slow.len() > 0).then(|| self.slow.median().min(self.fast.median()))
     }
 
+    /// The higher of the two medians.
+    #[inline]
+    pub(super) fn higher_level(&self) -> Option<f64> {
+        (self.slow.len() > 0).then(|| self.slow.median().max(self.fast.median()))
+    }
+
     /// Lowest and highest of the values that the slow level is taken from.
     #[inline]
     pub(super) fn range(&self) -> (f64, f64) {

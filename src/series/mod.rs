@@ -2,11 +2,13 @@
 
 mod baseline;
 mod blocks;
+mod climb;
 mod drift;
 mod event;
 mod pace;
 mod shift;
 mod spike;
+mod start;
 mod sweep;
 mod tail;
 mod trend;
@@ -14,6 +16,7 @@ mod window;
 
 pub use baseline::BaselineState;
 pub use blocks::{Blocks, BlocksState, CHUNK};
+pub use climb::{ClimbState, Sum};
 pub use drift::DriftState;
 pub use event::{Event, Kind};
 pub use shift::{Shift, Window};

@@ -18,6 +18,12 @@ pub(super) struct Pace {
 }
 
 impl Pace {
+    /// Whether there is a point for each step, as far as is known.
+    #[inline]
+    pub(super) fn logs_each_step(&self) -> bool {
+        self.usual.is_none_or(|gap| gap <= 1.0)
+    }
+
     /// Takes in the step of the next point; true if the interval has changed for good. Steps that
     /// repeat or go back say nothing of the interval.
     pub(super) fn changes(&mut self, step: f64) -> bool {

@@ -3,9 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::baseline::{Baseline, BaselineState, SLOW};
+use super::climb::{Climb, ClimbState, Seen};
 use super::drift::{Drift, DriftState, Risen};
 use super::event::{Event, Kind, Sign};
 use super::pace::{GAPS, Pace};
+use super::start::{self, Start};
 use super::tail::{Prior, QUIET, Scores, ScoresState};
 use crate::error::{Error, Result};
 
@@ -28,6 +30,9 @@ const FLOOR: f64 = 0.002;
 /// Least rise of a point and of a block that is told, in log loss.
 const LEAST: f64 = 0.05;
 const LEAST_DRIFT: f64 = 0.04;
+/// Points that must be known before loss and gradient norm are said to climb together, as they may
+/// at the start of a warm-up.
+const SETTLED: f64 = 100.0;
 /// Points kept when the log changes its interval.
 const KEPT: usize = 2;
 
@@ -50,6 +55,9 @@ const SHARE_JOINT: f64 = 0.5;
 /// Hard batches are told this many times as often as alarms, but to at most one point of 250.
 const HARD_BATCHES: f64 = 200.0;
 const MOST_HARD_BATCHES: f64 = 0.004;
+/// A loss that stands this much too high, in log loss, is told from this score on.
+const LARGE_RISE: f64 = 0.2;
+const LARGE_RISE_SCORE: f64 = 2.5;
 
 /// Tail of the scores of a gradient norm, which is heavy.
 const GRADIENT: Prior = Prior { start: 2.0, rate: 0.005, mean_excess: 3.0 };
@@ -107,6 +115,10 @@ pub struct SpikeState {
     pub joint: ScoresState,
     /// The means of blocks.
     pub drift: DriftState,
+    /// The sums of loss and gradient norm.
+    pub climb: ClimbState,
+    /// The first points in ascending order, as long as they count.
+    pub start: Option<Vec<f64>>,
     /// The values of the alarms in a row up to now.
     pub alarms: Vec<f64>,
     /// Points left of the cooldown.
@@ -137,6 +149,8 @@ pub struct SpikeDetector {
     pair: Scores,
     joint: Scores,
     drift: Drift,
+    climb: Climb,
+    start: Start,
     alarms: Vec<f64>,
     cooldown: usize,
     pace: Pace,
@@ -212,6 +226,8 @@ impl SpikeDetector {
             pair: Scores::new(PAIR),
             joint: Scores::new(JOINT),
             drift: Drift::default(),
+            climb: Climb::default(),
+            start: Start::default(),
             alarms: Vec::new(),
             cooldown: 0,
             pace: Pace::default(),
@@ -267,6 +283,7 @@ impl SpikeDetector {
         }
         // Adding zero makes a negative zero a positive one.
         let value = if self.linear { loss + 0.0 } else { loss.ln() };
+        self.start.learn(value);
         let Some(level) = self.loss.level() else {
             self.loss.learn(value, None);
             return None;
@@ -327,7 +344,7 @@ impl SpikeDetector {
             scored.single_limit = self.loss.scores.tail.quantile(p * share);
             scored.pair_limit = self.pair.tail.quantile(p * SHARE_PAIR).min(scored.single_limit);
             if rise > if self.linear { 0.0 } else { LEAST } {
-                found = self.exceeds(&scored, p, share);
+                found = self.exceeds(rise, &scored, p, share);
             }
         }
         if let Some(joint) = scored.joint {
@@ -349,10 +366,12 @@ impl SpikeDetector {
                 return Some(self.alarm(sign, value, level + limit * scale));
             }
         }
+        let climbed = self.climb(value, scale, grad_norm, p);
         self.grad_norm.learn(grad_norm);
         self.update_rms.learn(update_rms);
         self.alarms.clear();
-        if let Some(risen) = self.learn(point, &scored, scale, share) {
+        let drifted = self.learn(point, &scored, scale, share);
+        if let Some(risen) = self.risen_from_the_start(position).or(climbed).or(drifted) {
             sign.kind = Kind::Divergence;
             sign.expected = self.in_loss_units(risen.level);
             sign.score = risen.score;
@@ -376,7 +395,7 @@ impl SpikeDetector {
     }
 
     /// What a point is, with the score that says so and its limit.
-    fn exceeds(&self, scored: &Scored, p: f64, share: f64) -> Option<(Kind, f64, f64)> {
+    fn exceeds(&self, rise: f64, scored: &Scored, p: f64, share: f64) -> Option<(Kind, f64, f64)> {
         let Scored { score, pair, joint, single_limit, pair_limit } = *scored;
         if score > single_limit {
             return Some((Kind::Spike, score, single_limit));
@@ -391,7 +410,10 @@ impl SpikeDetector {
             }
         }
         let often = (HARD_BATCHES * p).min(MOST_HARD_BATCHES);
-        let limit = self.loss.scores.tail.quantile(often * share);
+        let mut limit = self.loss.scores.tail.quantile(often * share);
+        if rise > LARGE_RISE && !self.linear {
+            limit = limit.min(LARGE_RISE_SCORE);
+        }
         (score > limit).then_some((Kind::HardBatch, score, limit))
     }
 
@@ -431,6 +453,30 @@ impl SpikeDetector {
         self.drift.push(value, (level, scale), p, floor, least)
     }
 
+    /// Whether loss and gradient norm climb together, where each step is logged.
+    #[inline]
+    fn climb(&mut self, value: f64, scale: f64, grad_norm: Shown, p: f64) -> Option<Risen> {
+        let norm = grad_norm
+            .score
+            .and(grad_norm.value)
+            .filter(|_| !self.linear && self.cooldown == 0 && self.pace.logs_each_step());
+        let (Some((norm, _)), Some(level), Some(norm_level)) =
+            (norm, self.loss.higher_level(), self.grad_norm.0.higher_level())
+        else {
+            self.climb.start_over();
+            return None;
+        };
+        let loss = Seen { value, level, scale };
+        let norm = Seen { value: norm, level: norm_level, scale: grad_norm.scale };
+        self.climb.push(loss, norm, p, self.loss.learnt() >= SETTLED)
+    }
+
+    fn risen_from_the_start(&mut self, position: u64) -> Option<Risen> {
+        let level = self.start.risen(&self.loss, position)?;
+        let rise = self.loss.level()? - level;
+        Some(Risen { level, limit: start::LEAST, score: rise / start::LEAST })
+    }
+
     /// What the gradient norm says where the loss says nothing.
     #[inline]
     fn judge_gradient(&mut self, shown: Shown, p: f64) -> Option<Verdict> {
@@ -467,6 +513,8 @@ impl SpikeDetector {
             self.loss.move_to(&self.alarms[duration.saturating_sub(SLOW)..]);
             self.pair.break_off();
             self.drift.start_over();
+            self.climb.start_over();
+            self.start.end();
             self.alarms.clear();
             self.cooldown = 0;
             self.end_event();
@@ -503,8 +551,7 @@ impl SpikeDetector {
             return None;
         }
         // Where not every step is logged, a single point is more than one batch.
-        let each_step = self.pace.usual.is_none_or(|gap| gap <= 1.0);
-        let was_hard_batch = each_step && event.was_one_outlier();
+        let was_hard_batch = self.pace.logs_each_step() && event.was_one_outlier();
         if was_hard_batch {
             event.kind = Kind::HardBatch;
         }
@@ -533,6 +580,8 @@ impl SpikeDetector {
         self.pair.break_off();
         self.joint.break_off();
         self.drift.start_over();
+        self.climb.start_over();
+        self.start.end();
         self.alarms.clear();
         self.cooldown = 0;
         self.end_event();
@@ -547,6 +596,8 @@ impl SpikeDetector {
         self.pair.break_off();
         self.joint.break_off();
         self.drift.start_over();
+        self.climb.start_over();
+        self.start.end();
         self.alarms.clear();
         self.cooldown = 0;
         self.end_event();
@@ -578,6 +629,8 @@ impl SpikeDetector {
             pair: self.pair.state(),
             joint: self.joint.state(),
             drift: self.drift.state(),
+            climb: self.climb.state(),
+            start: self.start.state(),
             alarms: self.alarms.clone(),
             cooldown: self.cooldown,
             event: self.event,
@@ -600,9 +653,11 @@ impl SpikeDetector {
         let lists = [&state.alarms, &state.gaps];
         let mut numbers =
             lists.into_iter().flatten().chain(&state.last_step).chain(&state.usual_gap);
+        let impossible = || Error::State("not a state of a spike detector".into());
         if !fits || !numbers.all(|v| v.is_finite()) {
-            return Err(Error::State("not a state of a spike detector".into()));
+            return Err(impossible());
         }
+        let start = Start::from_state(state.start.as_ref()).ok_or_else(impossible)?;
         Ok(Self {
             seen: state.seen,
             linear: state.linear,
@@ -612,6 +667,8 @@ impl SpikeDetector {
             pair: Scores::from_state(&state.pair, PAIR)?,
             joint: Scores::from_state(&state.joint, JOINT)?,
             drift: Drift::from_state(&state.drift)?,
+            climb: Climb::from_state(&state.climb)?,
+            start,
             alarms: state.alarms.clone(),
             cooldown: state.cooldown,
             pace: Pace {

@@ -39,6 +39,14 @@ impl Tail {
         Self { prior, points: 0.0, exceedances: 0.0, excess: 0.0 }
     }
 
+    /// A tail that has seen `points`, so many exceedances and this sum of their excesses, unless no
+    /// tail can have.
+    pub(super) fn restored(prior: Prior, counts: [f64; 3]) -> Option<Self> {
+        let [points, exceedances, excess] = counts;
+        let possible = counts.iter().all(|&v| v.is_finite() && v >= 0.0) && exceedances <= points;
+        possible.then_some(Self { prior, points, exceedances, excess })
+    }
+
     /// What a healthy point exceeds with probability `p`; never below the start.
     pub(super) fn quantile(&self, p: f64) -> f64 {
         let Prior { start, rate, mean_excess } = self.prior;
@@ -121,14 +129,11 @@ impl Scores {
     /// The inverse of [`Self::state`].
     pub(super) fn from_state(state: &ScoresState, prior: Prior) -> Result<Self> {
         let ScoresState { last, points, exceedances, excess } = *state;
-        let counts = [points, exceedances, excess];
-        let possible = counts.iter().all(|&v| v.is_finite() && v >= 0.0)
-            && exceedances <= points
-            && last.iter().all(|v| v.is_finite());
-        if !possible {
-            return Err(Error::State("not a state of scores".into()));
+        let tail = Tail::restored(prior, [points, exceedances, excess]);
+        match tail.filter(|_| last.iter().all(|v| v.is_finite())) {
+            Some(tail) => Ok(Self { last, tail }),
+            None => Err(Error::State("not a state of scores".into())),
         }
-        Ok(Self { last, tail: Tail { points, exceedances, excess, ..Tail::new(prior) } })
     }
 }
 

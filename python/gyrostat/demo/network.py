@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gyrostat.demo.digits import Batch
-from gyrostat.guard import Guard, Policy
+from gyrostat.guard import Gradients, Guard, Policy, Subject
 from gyrostat.guard.batches import leaves
-from gyrostat.tensors import TensorTable, summarize_all
+from gyrostat.tensors import Level, TensorTable, summarize_all
 
 __all__ = ["NumpyTraining"]
 
@@ -25,7 +25,7 @@ _MOMENTUM = 0.9
 _DECAY = 1e-4
 
 
-class NumpyTraining:
+class NumpyTraining(Subject):
     """A three-layer perceptron with SGD, momentum and a cosine schedule.
 
     Args:
@@ -46,6 +46,7 @@ class NumpyTraining:
         self._updates = 0
         self._steps = steps
         self._learning_rate = learning_rate
+        self._rate_factor = 1.0
 
     def guard(self, policy: str | Policy, run_dir: str | None = None) -> Guard:
         """A guard of this training."""
@@ -64,7 +65,7 @@ class NumpyTraining:
 
     def update(self) -> None:
         """One step of SGD with momentum and weight decay."""
-        rate = self._learning_rate * (1 + np.cos(np.pi * self._updates / self._steps)) / 2
+        rate = self._rate() * self._rate_factor
         self._updates += 1
         for name, weight in self._weights.items():
             velocity = self._velocity[name]
@@ -81,6 +82,9 @@ class NumpyTraining:
         """The bits of the last layer's weights, for a fault to be planted in."""
         return self._weights["layer2.weight"].view(np.uint32).reshape(-1)
 
+    def _rate(self) -> float:
+        return float(self._learning_rate * (1 + np.cos(np.pi * self._updates / self._steps)) / 2)
+
     def _forward(self, images: Array) -> list[Array]:
         inputs = [images]
         last = len(_SIZES) - 2
@@ -91,19 +95,36 @@ class NumpyTraining:
 
     # What gyrostat.guard.Subject asks for.
 
-    def gradient_norms(self) -> Mapping[str, float]:
+    def gradients(self, level: Level | None) -> Gradients:
         """L2 norm of each gradient."""
-        table = summarize_all(self._gradients)
-        return _by_name(table, table.l2)
+        table = summarize_all(self._gradients, level=level or "norm")
+        return Gradients(_by_name(table, table.l2), table)
 
     def weight_extremes(self) -> Mapping[str, float]:
         """Largest absolute value of each parameter."""
         table = summarize_all(self._weights)
         return _by_name(table, table.absmax)
 
-    def expects_overflow(self) -> bool:
-        """There is no loss scaler."""
-        return False
+    def drop_gradients(self) -> None:
+        """Forgets the gradients."""
+        self._gradients = {}
+
+    def clip(self, factor: float, name: str | None = None) -> None:
+        """Scales the gradients."""
+        for each in self._gradients if name is None else [name]:
+            self._gradients[each] *= np.float32(factor)
+
+    def arrays(self, batch: Any) -> list[NDArray[Any]]:
+        """Images and labels."""
+        return list(batch)
+
+    def learning_rates(self) -> tuple[float, ...]:
+        """The rate of the next update."""
+        return (self._rate(),)
+
+    def scale_learning_rate(self, factor: float) -> None:
+        """Scales the rate of all updates from here on."""
+        self._rate_factor = factor
 
     def capture(self) -> object:
         """Weights, velocities and the position in the schedule."""

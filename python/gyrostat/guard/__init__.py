@@ -7,7 +7,19 @@ implements :class:`Subject`.
 from __future__ import annotations
 
 from gyrostat.guard.journal import Incident, Journal
-from gyrostat.guard.monitor import Guard, Subject, Verdict
+from gyrostat.guard.monitor import Guard, Verdict
 from gyrostat.guard.policy import Action, Policy
+from gyrostat.guard.subject import Gradients, Measured, OptimizerState, Subject
 
-__all__ = ["Action", "Guard", "Incident", "Journal", "Policy", "Subject", "Verdict"]
+__all__ = [
+    "Action",
+    "Gradients",
+    "Guard",
+    "Incident",
+    "Journal",
+    "Measured",
+    "OptimizerState",
+    "Policy",
+    "Subject",
+    "Verdict",
+]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,11 +9,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from gyrostat.findings import Finding, plain
+from gyrostat.guard._disk import append_line, end_last_line, read_lines
 from gyrostat.guard.policy import Action
 
 __all__ = ["Incident", "Journal"]
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +31,10 @@ class Incident:
         left_out: Identities of the batches that are left out from here on.
         forgiven: Identities of batches left out before that turned out innocent.
         restored_step: For a rollback, the step that the run went back to.
+        lr_factor: Factor on the learning rate from here on.
+        probe: Identity of the earlier batch that was tried again, if one was.
+        probe_healthy: Whether its loss was as usual, so that the data is at fault.
+        causes: The likeliest causes of what was found so far, with their scores.
         time: Seconds since the Unix epoch.
     """
 
@@ -43,6 +47,10 @@ class Incident:
     left_out: tuple[str, ...] = ()
     forgiven: tuple[str, ...] = ()
     restored_step: int | None = None
+    lr_factor: float = 1.0
+    probe: str | None = None
+    probe_healthy: bool | None = None
+    causes: tuple[tuple[str, float], ...] = ()
     time: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
@@ -58,6 +66,10 @@ class Incident:
             "left_out": list(self.left_out),
             "forgiven": list(self.forgiven),
             "restored_step": self.restored_step,
+            "lr_factor": self.lr_factor,
+            "probe": self.probe,
+            "probe_healthy": self.probe_healthy,
+            "causes": plain(self.causes),
             "time": self.time,
         }
 
@@ -82,6 +94,10 @@ class Incident:
                 left_out=tuple(d["left_out"]),
                 forgiven=tuple(d["forgiven"]),
                 restored_step=d["restored_step"],
+                lr_factor=float(d["lr_factor"]),
+                probe=d["probe"],
+                probe_healthy=d["probe_healthy"],
+                causes=tuple((str(code), float(score)) for code, score in d["causes"]),
                 time=float(d["time"]),
             )
         except (KeyError, TypeError, AttributeError, IndexError) as error:
@@ -93,6 +109,10 @@ class Incident:
             what += f" (would {self.proposed})"
         if self.restored_step is not None:
             what += f" to step {self.restored_step}"
+        if self.lr_factor != 1.0:
+            what += f", learning rate x {self.lr_factor:.3g}"
+        if self.probe_healthy is not None:
+            what += ", an earlier batch " + ("is fine" if self.probe_healthy else "fails as well")
         return f"step {self.step}: {what}: " + "; ".join(str(f) for f in self.findings)
 
 
@@ -110,34 +130,19 @@ class Journal:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.incidents = list(self.read(self.path)) if self.path.exists() else []
-        self._end_last_line()
+        end_last_line(self.path)
 
     def append(self, incident: Incident) -> None:
         """Adds one incident; on return it is on the disk."""
         self.incidents.append(incident)
-        if self.path is None:
-            return
-        line = json.dumps(incident.to_dict(), allow_nan=False) + "\n"
-        with self.path.open("ab") as file:
-            file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        if self.path is not None:
+            append_line(self.path, incident.to_dict())
 
     @staticmethod
     def read(path: str | os.PathLike[str]) -> Iterator[Incident]:
         """The incidents of a journal on disk; lines that a kill cut short are left out."""
-        with Path(path).open("rb") as file:
-            for line in file:
-                try:
-                    yield Incident.from_dict(json.loads(line))
-                except ValueError:
-                    continue
-
-    def _end_last_line(self) -> None:
-        """Closes a line that a kill cut short, so that the next incident starts on its own."""
-        if self.path is None or not self.path.exists() or self.path.stat().st_size == 0:
-            return
-        with self.path.open("r+b") as file:
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
+        for line in read_lines(Path(path)):
+            try:
+                yield Incident.from_dict(line)
+            except ValueError:
+                continue

@@ -6,49 +6,33 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from numpy.typing import NDArray
-
-from gyrostat.findings import Finding, Severity, worst
-from gyrostat.guard.batches import BatchRegistry
+from gyrostat.findings import Finding, Severity, plain, worst
+from gyrostat.guard.batches import Batch, BatchRegistry
+from gyrostat.guard.examiner import Examiner
 from gyrostat.guard.history import History
 from gyrostat.guard.journal import Incident, Journal
-from gyrostat.guard.policy import Action, Decider, Policy
-from gyrostat.guard.snapshots import Snapshot, SnapshotRing
+from gyrostat.guard.ladder import ACTED_ON, Decision, Ladder, Situation
+from gyrostat.guard.policy import Action, Policy
+from gyrostat.guard.ranks import standing_out
+from gyrostat.guard.snapshots import Pace, Snapshot, SnapshotRing
+from gyrostat.guard.subject import Gradients, Measured, OptimizerState, Subject
+from gyrostat.guard.watch import Watch
 from gyrostat.report import Chart, Report, Table
-from gyrostat.rules import WEIGHT_DAMAGE, GradientRule, LossCurve, check_weights
-from gyrostat.spikes import SpikeDetector
+from gyrostat.rules import WEIGHT_DAMAGE, check_weights
 
-__all__ = ["Guard", "Subject", "Verdict"]
+__all__ = ["Guard", "Verdict"]
 
 _LOG = logging.getLogger("gyrostat")
-_VERSION = 1
-
-
-class Subject(Protocol):
-    """What the guard needs of a model and its optimizer."""
-
-    def gradient_norms(self) -> Mapping[str, float]:
-        """L2 norm of each gradient by parameter name; NaN or Inf if it holds either."""
-
-    def weight_extremes(self) -> Mapping[str, float]:
-        """Largest absolute value of each parameter by name; NaN or Inf if it holds either."""
-
-    def expects_overflow(self) -> bool:
-        """Whether a loss scaler is at work, which skips updates of non-finite gradients itself."""
-
-    def capture(self) -> object:
-        """A deep copy of all state that an update changes: weights, optimizer, schedule, RNG."""
-
-    def restore(self, state: object) -> None:
-        """Goes back to a captured state, which stays usable."""
-
-    def leaves(self, batch: object) -> Iterable[NDArray[Any]]:
-        """The arrays of a batch, for its identity."""
+_VERSION = 2
+_BEFORE_UPDATE = frozenset({Action.CLIP, Action.SKIP, Action.RESET_MOMENTUM})
+_PARTS = ("batches", "ladder", "watch", "examiner")
+_APPLIED = 4  # batches whose updates are left out when a rollback alone has not helped
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,28 +40,57 @@ class Verdict:
     """The guard's answer for one step. True if the update is to be applied.
 
     Attributes:
-        action: What the guard did.
-        findings: What it found.
+        action: What the guard did. With ``lag=1`` what becomes of the update that is to come.
+        findings: What it found; with ``lag=1``, in the step before.
     """
 
     action: Action
     findings: tuple[Finding, ...] = ()
 
     def __bool__(self) -> bool:
-        return self.action is Action.CONTINUE
+        return self.action.updates
+
+
+@dataclass(slots=True)
+class _Probe:
+    """An earlier batch that is being tried again, and what led to it."""
+
+    findings: tuple[Finding, ...]
+    batch: Batch
+    data: Any
+    random: Any = None
+    under_way: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A step that is yet to be judged, with ``lag=1``."""
+
+    step: int
+    read: Callable[[], tuple[float, Gradients]]
+    memory: OptimizerState | None
+    stale: bool
+    batches: tuple[Batch, ...]
+    data: Any
 
 
 class Guard:
     """Watches one run and acts on what it finds.
 
     Args:
-        subject: The model and optimizer, behind the :class:`Subject` interface.
-        policy: ``"observe"``, ``"recover"`` or a :class:`Policy`.
-        run_dir: Folder for ``journal.jsonl``. A journal found there is read: its batches stay left
-            out after a restart. None keeps the journal in memory.
+        subject: The model and optimizer, behind the :class:`~gyrostat.guard.Subject` interface.
+        policy: ``"observe"``, ``"cautious"``, ``"recover"`` or a :class:`Policy`.
+        run_dir: Folder for ``journal.jsonl`` and ``left-out.jsonl``. What is found there is read:
+            batches stay left out after a restart. None keeps both in memory.
+        lag: 0 to judge each step before its update. 1 to judge it at the next, so that the host
+            never waits for the device to catch up; an update that should not have been is then
+            undone by going back to a snapshot.
+
+    Raises:
+        ValueError: If ``lag`` is neither, or is 1 and the policy keeps less than two snapshots.
 
     Attributes:
-        step: Number of calls of :meth:`approve` so far.
+        step: Number of steps judged so far; one that is repeated after a rollback counts again.
         stopped: Whether the policy has ended the run.
     """
 
@@ -86,25 +99,43 @@ class Guard:
         subject: Subject,
         policy: str | Policy = "recover",
         run_dir: str | os.PathLike[str] | None = None,
+        lag: int = 0,
     ) -> None:
         self.policy = Policy.preset(policy)
+        if lag not in (0, 1):
+            raise ValueError(f"lag: expected 0 or 1, got {lag!r}")
+        if lag and self.policy.snapshots_kept < 2:
+            raise ValueError("policy: lag=1 needs one that keeps two snapshots or more")
+        self._lag = lag
         self.step = 0
         self.stopped = False
         self._subject = subject
-        self._decider = Decider(self.policy)
-        self._detector = SpikeDetector()
-        self._gradients = GradientRule()
-        self._curve = LossCurve()
-        self._snapshots = SnapshotRing(self.policy.snapshots_kept)
-        self._registry = BatchRegistry(subject.leaves)
+        self._ladder = Ladder(self.policy)
+        self._watch = Watch(self.policy.lr_jump)
+        self._snapshots = SnapshotRing(self.policy.snapshots_kept, self.policy.healthy_after)
+        self._pace = Pace(self.policy.snapshot_share, self.policy.snapshot_every)
+        folder = None if run_dir is None else Path(run_dir)
+        self._registry = BatchRegistry(
+            subject.leaves,
+            path=None if folder is None else folder / "left-out.jsonl",
+            random_state=subject.random,
+        )
+        self._examiner = Examiner(subject, self._registry)
+        self._position = 0
+        self._pending: list[Batch] = []
         self._suspects: list[str] = []
+        self._applied: deque[str] = deque(maxlen=_APPLIED)
+        self._probe: _Probe | None = None
+        self._earlier: tuple[Batch, Any] | None = None
+        self._waiting: _Waiting | None = None
+        self._ended = False
+        self._data: Any = None
+        self._settled = True
         self._told: frozenset[str] = frozenset()
         self._history = History()
         self._findings: list[Finding] = []
-        self._journal = Journal(None if run_dir is None else Path(run_dir) / "journal.jsonl")
-        for incident in self._journal.incidents:
-            self._registry.bad.difference_update(incident.forgiven)
-            self._registry.bad.update(incident.left_out)
+        self._journal = Journal(None if folder is None else folder / "journal.jsonl")
+        subject.hold_buffers()
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -117,77 +148,138 @@ class Guard:
         return tuple(self._journal.incidents)
 
     @property
+    def batch(self) -> Batch | None:
+        """The batch that was handed out last."""
+        return self._registry.current
+
+    @property
+    def hypotheses(self) -> tuple[Finding, ...]:
+        """What may be behind the findings, the likeliest first; see ``docs/guard.md``."""
+        return self._examiner.diagnosis.hypotheses()
+
+    @property
     def bad_batches(self) -> frozenset[str]:
         """Identities of the batches that :meth:`batches` leaves out."""
         return frozenset(self._registry.bad)
 
+    @property
+    def lr_factor(self) -> float:
+        """The factor on the learning rate that is in force, 1.0 if the guard leaves it alone."""
+        if not self.policy.act:
+            return 1.0
+        allowed = Action.LOWER_LR in self.policy.actions
+        return self._ladder.lr_relief * (self._watch.rates.factor if allowed else 1.0)
+
+    def accept_learning_rate(self) -> None:
+        """Says that a learning rate taken for a mistake is meant: it is scaled no more."""
+        self._watch.rates.accept()
+        self._subject.scale_learning_rate(self.lr_factor)
+
     def batches(self, loader: Iterable[Any]) -> Iterator[Any]:
         """Iterates over ``loader`` once, giving each batch an identity.
 
-        Batches known to be bad are left out. The iteration ends early if the policy stops the run.
+        Batches known to be bad are left out. After a rollback the good ones since the snapshot are
+        handed out again. When several steps in a row are bad, an earlier batch is handed out once
+        more, to tell bad data from damaged weights; its update is never approved. The iteration
+        ends early if the policy stops the run, and on all ranks as soon as one has no batch left.
         """
-        for batch in self._registry.iterate(loader):
-            if self.stopped:
+        self._ended = False
+        for data in self._registry.iterate(self._subject.source(loader), self._between_batches):
+            if self.stopped or self._ended:
                 return
-            yield batch
+            self._pending += [] if self._registry.current is None else [self._registry.current]
+            self._data = data
+            yield data
+            if self._probe is not None:
+                yield from self._try_again()
+        if not (self.stopped or self._ended):
+            self._subject.all_of(False, False, step=self.step)  # the others are not to wait
 
     def approve(self, loss: Any) -> Verdict:
         """Measures and judges one step, and acts on it.
 
-        Call it after ``backward`` and before the optimizer's step.
+        Call it once for each update, after the last ``backward`` of it and before the optimizer's
+        step.
 
         Args:
-            loss: The loss of this step: a number or anything ``float`` takes.
+            loss: The loss of this step: a number or anything ``float`` takes. Of several ranks,
+                each gives its own.
 
         Returns:
             A :class:`Verdict`: true if the update is to be applied.
 
         Raises:
             TypeError: If ``loss`` is not a single real number.
-            RuntimeError: If the policy has stopped the run before.
+            RuntimeError: If the policy has stopped the run before, or if another rank is gone.
         """
+        if self.stopped:
+            raise RuntimeError("the guard stopped this run; see guard.report()")
+        if self._lag:
+            return self._approve_late(loss)
         try:
             value = float(loss.detach() if hasattr(loss, "detach") else loss)
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(f"loss: expected one real number, got {type(loss).__name__}") from error
-        if self.stopped:
-            raise RuntimeError("the guard stopped this run; see guard.report()")
+        subject = self._subject
+        probed = self._probe is not None and self._probe.under_way
+        every = self.policy.records_every
+        full = every and self._position % every == 0 and not probed
+        measured = Measured(
+            value,
+            subject.gradients("full" if full else None),
+            subject.learning_rates(),
+            subject.optimizer_state(),
+            subject.stale_gradients(),
+            subject.activations(),
+        )
+        if probed:
+            return self._judge_probe(measured)
         step = self.step
         self.step += 1
-        norms = self._subject.gradient_norms()
-        findings = self._judge(value, norms, step)
-        # Where the loss goes is told, never acted on: no batch is to blame for a curve.
-        told = self._curve.update(value, step)
-        for finding in told:
-            if finding.severity >= Severity.WARNING:
-                _LOG.warning("%s", finding)
-        self._findings += [*findings, *told]
-        self._history.append(step, value, math.hypot(*norms.values()))
-        damaged = any(f.code in WEIGHT_DAMAGE for f in findings)
-        proposed = self._decider.decide(
-            findings, damaged=damaged, can_roll_back=self._snapshots.newest is not None
-        )
-        if proposed is Action.CONTINUE:
-            self._suspects.clear()
-            self._told = frozenset()
-            self._take_snapshot(step)
-            return Verdict(Action.CONTINUE, (*findings, *told))
-        action = proposed if self.policy.act else Action.CONTINUE
-        self._record(self._act(action, proposed, findings, step, damaged=damaged))
-        return Verdict(action, (*findings, *told))
+        self._pace.step()
+        verdict = self._decide(measured, step)
+        self._pending.clear()
+        self._settled = True
+        return verdict
+
+    def settle(self) -> Verdict:
+        """With ``lag=1``, judges the step that is still to be judged; the host waits for it.
+
+        To be called after the last step, and before a checkpoint is saved: the update was applied,
+        and if it should not have been, the run is taken back. Of several ranks, all call it.
+
+        Returns:
+            What was found and done; CONTINUE if nothing was waiting.
+        """
+        waiting, self._waiting = self._waiting, None
+        if waiting is None:
+            return Verdict(Action.CONTINUE)
+        loss, gradients = waiting.read()
+        # Rates are known at once: a wrong one is found before the update that it would ruin.
+        rates = self._subject.learning_rates()
+        measured = Measured(loss, gradients, rates, waiting.memory, waiting.stale)
+        later = self._pending, self._data
+        self._pending, self._data = list(waiting.batches), waiting.data
+        verdict = self._decide(measured, waiting.step)
+        self._pending, self._data = later
+        return verdict
 
     def report(self) -> Report:
         """The run so far: findings, what was done, and the picture of it."""
         step, loss, grad_norm = self._history.columns()
         marks = [f for f in self._findings if f.severity >= Severity.WARNING]
+        incidents = self._journal.incidents
         rows = [
             (i.step, i.action, i.proposed, "; ".join(f.code for f in i.findings), i.batch or "")
-            for i in self._journal.incidents
+            for i in incidents
         ]
         sections: list[Chart | Table] = [
             Chart("loss", step, {"loss": loss}, marks, log_y=True),
             Chart("gradient norm", step, {"grad_norm": grad_norm}, marks, log_y=True),
         ]
+        if causes := self.hypotheses:
+            told = [(f.code, f"{f.score:.2f}", str(f.culprit), f.message) for f in causes]
+            sections.append(Table("What may be behind it", ("cause", "score", "who", "why"), told))
         if rows:
             columns = ("step", "action", "proposed", "found", "batch")
             sections.append(Table("What was done", columns, rows))
@@ -196,8 +288,8 @@ class Guard:
             self._findings,
             summary={
                 "steps": self.step,
-                "skipped": sum(i.action is Action.SKIP for i in self._journal.incidents),
-                "rolled back": sum(i.action is Action.ROLLBACK for i in self._journal.incidents),
+                "skipped": sum(i.action is Action.SKIP for i in incidents),
+                "rolled back": sum(i.action is Action.ROLLBACK for i in incidents),
                 "batches left out": len(self._registry.bad),
                 "stopped": self.stopped,
             },
@@ -209,11 +301,12 @@ class Guard:
         return {
             "version": _VERSION,
             "step": self.step,
-            "epoch": self._registry.epoch,
+            "position": self._position,
             "stopped": self.stopped,
-            "bad_batches": sorted(self._registry.bad),
-            "budgets": self._decider.state_dict(),
-            "rules": self._rules_state(),
+            "batches": self._registry.state_dict(),
+            "ladder": self._ladder.state_dict(),
+            "watch": self._watch.state_dict(),
+            "examiner": self._examiner.state_dict(),
         }
 
     def load_state_dict(self, d: Mapping[str, Any]) -> None:
@@ -224,87 +317,261 @@ class Guard:
         """
         if not isinstance(d, Mapping) or d.get("version") != _VERSION:
             raise ValueError(f"state: expected a state of Guard, version {_VERSION}")
-        step, epoch, bad = d.get("step"), d.get("epoch"), d.get("bad_batches")
-        if not isinstance(step, int) or not isinstance(epoch, int) or not isinstance(bad, list):
-            raise ValueError("state: step and epoch must be integers, bad_batches a list")
-        rules, budgets = d.get("rules"), d.get("budgets")
-        if not isinstance(rules, Mapping) or not isinstance(budgets, Mapping):
-            raise ValueError("state: lacks rules or budgets")
-        self._load_rules(rules)
-        self._decider.load_state_dict(budgets)
-        self.step, self._registry.epoch = step, epoch
-        self.stopped = bool(d.get("stopped"))
-        self._registry.bad = set(map(str, bad))
-        self._snapshots = SnapshotRing(self.policy.snapshots_kept)
+        step, position, stopped = d.get("step"), d.get("position"), d.get("stopped")
+        if not isinstance(step, int) or not isinstance(position, int):
+            raise ValueError("state: step and position must be integers")
+        parts = {name: d.get(name) for name in _PARTS}
+        if not all(isinstance(part, Mapping) for part in parts.values()):
+            raise ValueError(f"state: lacks one of {', '.join(parts)}")
+        watch, ladder = Watch(self.policy.lr_jump), Ladder(self.policy)
+        examiner = Examiner(self._subject, self._registry)
+        watch.load_state_dict(d["watch"])
+        ladder.load_state_dict(d["ladder"])
+        examiner.load_state_dict(d["examiner"])
+        self._registry.load_state_dict(d["batches"])
+        self._watch, self._ladder, self._examiner = watch, ladder, examiner
+        self.step, self._position, self.stopped = step, position, bool(stopped)
+        self._snapshots = SnapshotRing(self.policy.snapshots_kept, self.policy.healthy_after)
+        self._subject.scale_learning_rate(self.lr_factor)
 
-    def _judge(self, loss: float, norms: Mapping[str, float], step: int) -> list[Finding]:
-        total = math.hypot(*norms.values())
-        findings = []
-        if (finding := self._detector.update(loss, total, step=step)) is not None:
-            findings.append(finding)
-        scaler_skips = not math.isfinite(total) and self._subject.expects_overflow()
-        if not scaler_skips and (finding := self._gradients.update(norms, step)) is not None:
-            # The rule names the layer; what the detector saw of the same gradient adds nothing.
-            findings = [f for f in findings if f.code != finding.code]
-            findings.append(finding)
-        if worst(findings) in (None, Severity.INFO):
-            return self._with_culprits(findings, norms)
-        # Weights are looked at only when something is wrong: it costs a read of all of them.
-        if (healthy := self._snapshots.newest) is not None:
-            damage = check_weights(self._subject.weight_extremes(), healthy.weights, step)
-            if damage is not None:
-                findings.append(damage)
-        return self._with_culprits(findings, norms)
+    # Judging
 
-    def _with_culprits(self, findings: list[Finding], norms: Mapping[str, float]) -> list[Finding]:
-        """Names batch and layer where a finding does not name them itself."""
+    def _approve_late(self, loss: Any) -> Verdict:
+        """Judges the step before, and begins to measure the present one."""
+        subject = self._subject
+        # Without the right to skip an update the gradients are left as they are.
+        gate = self.policy.act and Action.SKIP in self.policy.actions
+        read = subject.measure_later(loss, gate=gate)
+        present = _Waiting(
+            self.step,
+            read,
+            subject.optimizer_state(),
+            subject.stale_gradients(),
+            tuple(self._pending),
+            self._data,
+        )
+        self.step += 1
+        self._pace.step()
+        self._settled = True
+        self._pending.clear()
+        verdict = self.settle()
+        if verdict:  # if not, the present step is undone with the one before
+            self._waiting = present
+            self._between_steps()
+        return verdict
+
+    def _decide(self, measured: Measured, step: int) -> Verdict:
+        measured = self._subject.agree(measured, step)
+        findings, told = self._judge(measured, step)
+        self._position += 1
+        self._findings += [*findings, *told]
+        norms = measured.gradients.norms
+        self._history.append(step, measured.loss, math.hypot(*norms.values()))
+        decision = self._ladder.decide(self._situation(step, findings))
+        return self._carry_out(decision, findings, told, step, gated=measured.gradients.gated)
+
+    def _judge(
+        self, measured: Measured, step: int
+    ) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
+        """Findings to act on, and those that are only told."""
+        found = self._watch.update(
+            measured, self._position, expects_overflow=self._subject.expects_overflow()
+        )
+        acting = [f for f in found if f.code in ACTED_ON or f.code == "hard-batch"]
+        if worst(acting) not in (None, Severity.INFO):
+            # Weights are looked at only when something is wrong: it costs a read of all of them.
+            healthy = self._snapshots.healthy
+            if healthy is not None:
+                damage = check_weights(self._subject.weight_extremes(), healthy.weights, step)
+                acting += [] if damage is None else [damage]
+        told = [f for f in found if f not in acting]
+        told += self._examiner.look_around(self._pending, self._data, self._position)
+        for finding in told:
+            self._examiner.told(finding, measured.gradients.norms)
+            if finding.severity >= Severity.WARNING:
+                _LOG.warning("%s", finding)
+        norms = measured.gradients.norms
+        named = self._with_culprits([replace(f, step=step) for f in acting], norms)
+        if named:
+            rises = self._watch.gradients.rises(norms)
+            healthy = self._snapshots.healthy
+            state = None if healthy is None else healthy.state
+            named = self._examiner.diagnose(
+                named, rises, self._pending, self._data, state, self._position
+            )
+        return tuple(named), tuple(replace(f, step=step) for f in told)
+
+    def _with_culprits(
+        self, findings: Sequence[Finding], norms: Mapping[str, float]
+    ) -> list[Finding]:
+        """Names batch, layer and ranks where a finding does not name them itself."""
+        if not findings:
+            return []
         layer = next((f.culprit.layer for f in reversed(findings) if f.culprit.layer), None)
-        if layer is None and findings and (blamed := self._gradients.blame(norms)) is not None:
+        if layer is None and (blamed := self._watch.gradients.blame(norms)) is not None:
             layer = blamed[0]
-        batch = self._registry.current
-        identity = batch.identity if batch is not None else None
+        batch = self._pending[-1].identity if self._pending else None
         return [
-            replace(f, culprit=replace(f.culprit, layer=f.culprit.layer or layer, batch=identity))
-            for f in findings
+            replace(f, culprit=replace(f.culprit, layer=f.culprit.layer or layer, batch=batch))
+            for f in map(self._with_ranks, findings)
         ]
+
+    def _with_ranks(self, finding: Finding) -> Finding:
+        """Names the ranks that stand out, in a run of several."""
+        if finding.culprit.ranks or finding.signal is None:
+            return finding
+        losses = self._subject.by_rank("loss")
+        values = self._subject.by_rank(finding.signal, finding.culprit.layer) or losses
+        # A bad batch of one rank shows in its loss alone once the gradients are reduced.
+        if not values or not (ranks := standing_out(values) or standing_out(losses)):
+            return finding
+        evidence = {**finding.evidence, "by_rank": plain({str(r): v for r, v in values.items()})}
+        return replace(finding, culprit=replace(finding.culprit, ranks=ranks), evidence=evidence)
+
+    def _situation(self, step: int, findings: Sequence[Finding]) -> Situation:
+        if not findings:
+            return Situation(step=step)
+        held = self._snapshots.healthy
+        can_probe = False
+        if self.policy.act and not self._lag:
+            # Kept until it is handed out: one rank must not change its mind.
+            self._earlier = self._earlier_batch()
+            (can_probe,) = self._subject.all_of(self._earlier is not None, step=step)
+        return Situation(
+            step=step,
+            findings=findings,
+            can_probe=can_probe,
+            can_repair=held is not None,
+            can_roll_back=held is not None,
+        )
+
+    # Acting
+
+    def _carry_out(
+        self,
+        decision: Decision,
+        findings: tuple[Finding, ...],
+        told: tuple[Finding, ...],
+        step: int,
+        *,
+        gated: bool = False,
+    ) -> Verdict:
+        proposed = decision.action
+        action = proposed if self.policy.act else Action.CONTINUE
+        undone = action in _BEFORE_UPDATE and not (gated and action is Action.SKIP)
+        if self._lag and undone:
+            # The update was applied. It is undone at the cost of the budget of what was proposed.
+            action = Action.ROLLBACK if len(self._snapshots) else Action.CONTINUE
+        if proposed is Action.CONTINUE:
+            self._go_on()
+        else:
+            self._snapshots.bad_step()
+            self._record(self._act(action, decision, findings, step))
+        if action.updates:
+            self._applied.extend(batch.identity for batch in self._pending)
+            self._subject.scale_learning_rate(self.lr_factor)
+        if self._lag and action is Action.SKIP:
+            action = Action.CONTINUE  # for the update that is to come
+        return Verdict(action, (*findings, *told))
+
+    def _go_on(self) -> None:
+        self._suspects.clear()
+        self._told = frozenset()
+        self._snapshots.clean_step()
+        self._subject.hold_buffers()
+        if not self._lag:
+            self._between_steps()
+
+    def _between_steps(self) -> None:
+        """Takes the snapshots where the guard hands out no batches."""
+        if self._registry.current is not None:
+            return
+        (due,) = self._subject.all_of(self._snapshot_is_due(), step=self.step)
+        if due:
+            # The update of this step is still to come.
+            self._take_snapshot(None, ahead=1)
 
     def _act(
         self,
         action: Action,
-        proposed: Action,
-        findings: list[Finding],
+        decision: Decision,
+        findings: tuple[Finding, ...],
         step: int,
-        *,
-        damaged: bool,
     ) -> Incident:
-        batch = self._registry.current
+        codes = {f.code for f in findings}
+        damaged, stale = bool(codes & WEIGHT_DAMAGE), "stale-gradient" in codes
         left_out: tuple[str, ...] = ()
         forgiven: tuple[str, ...] = ()
         restored: int | None = None
-        if action is not Action.CONTINUE and batch is not None and not damaged:
-            left_out = (batch.identity,)
-            self._suspects.append(batch.identity)
-        if action in (Action.ROLLBACK, Action.STOP):
-            if damaged:
-                # The weights were at fault: the batches skipped on the way here are innocent.
-                forgiven = tuple(self._suspects)
-            self._suspects.clear()
-            restored = self._go_back()
-            self.stopped = action is Action.STOP
-        self._registry.bad.difference_update(forgiven)
-        self._registry.bad.update(left_out)
+        if stale and not action.updates:
+            self._subject.clear_gradients_after_updates()
+        elif not action.updates and not damaged:
+            left_out = tuple(batch.identity for batch in self._pending)
+            self._suspects += left_out
+        match action:
+            case Action.CLIP:
+                self._clip(findings)
+            case Action.SKIP:
+                self._skip(decision, findings)
+            case Action.RESET_MOMENTUM:
+                self._repair()
+            case Action.ROLLBACK | Action.STOP:
+                # Where weights were at fault, the batches skipped on the way here are innocent.
+                forgiven = tuple(self._suspects) if damaged else ()
+                left_out += tuple(self._applied) if decision.attempt > 1 else ()
+                restored = self._undo(action, decision)
+        if forgiven:
+            self._registry.forgive(*forgiven)
+        if left_out:
+            self._registry.leave_out(*left_out, reason=", ".join(f.code for f in findings))
+        changes = {"left_out": left_out, "forgiven": forgiven, "restored_step": restored}
+        return self._incident(step, findings, action, decision.action, **changes)
+
+    def _skip(self, decision: Decision, findings: tuple[Finding, ...]) -> None:
+        self._subject.restore_buffers()
+        if decision.probe and self._earlier is not None:
+            self._probe = _Probe(findings, *self._earlier)
+
+    def _repair(self) -> None:
+        """Gives the optimizer the memory that it had at the last healthy snapshot."""
+        healthy = self._snapshots.healthy
+        assert healthy is not None  # noqa: S101 - the ladder was told whether there is one
+        self._subject.restore_optimizer(healthy.state)
+        self._watch.optimizer.forget()
+
+    def _undo(self, action: Action, decision: Decision) -> int | None:
+        self._suspects.clear()
+        self.stopped = action is Action.STOP
+        return self._go_back(decision)
+
+    def _incident(
+        self,
+        step: int,
+        findings: tuple[Finding, ...],
+        action: Action,
+        proposed: Action,
+        **changes: Any,
+    ) -> Incident:
+        batch = self._pending[-1] if self._pending else None
         return Incident(
             step=step,
-            findings=tuple(findings),
+            findings=findings,
             action=action,
             proposed=proposed,
             batch=batch.identity if batch is not None else None,
             position=(batch.epoch, batch.index) if batch is not None else None,
-            left_out=left_out,
-            forgiven=forgiven,
-            restored_step=restored,
+            lr_factor=self.lr_factor,
+            causes=tuple((f.code, f.score or 0.0) for f in self.hypotheses[:2]),
             time=time.time(),
+            **changes,
         )
+
+    def _clip(self, findings: Sequence[Finding]) -> None:
+        """Brings the gradient down to what was expected of it."""
+        spike = next(f for f in findings if f.code == "gradient-spike")
+        if spike.expected and spike.value and math.isfinite(spike.value):
+            name = spike.evidence.get("tensor")
+            self._subject.clip(min(1.0, spike.expected / spike.value), name)
 
     def _record(self, incident: Incident) -> None:
         codes = frozenset(f.code for f in incident.findings)
@@ -314,40 +581,92 @@ class Guard:
         self._journal.append(incident)
         _LOG.warning("%s", incident)
 
-    def _take_snapshot(self, step: int) -> None:
-        newest = self._snapshots.newest
-        due = newest is None or step - newest.step >= self.policy.snapshot_every
-        if due:
+    # An earlier batch, tried again
+
+    def _earlier_batch(self) -> tuple[Batch, Any] | None:
+        """The newest batch in memory whose update was applied."""
+        held = self._registry.recent(self.policy.patience + _APPLIED)
+        applied = set(self._applied)
+        return next(((b, d) for b, d in reversed(held) if b.identity in applied), None)
+
+    def _try_again(self) -> Iterator[Any]:
+        probe = self._probe
+        assert probe is not None  # noqa: S101 - asked by batches
+        random = self._subject.random
+        probe.random = None if random is None else random.capture()
+        probe.under_way = True
+        yield probe.data
+        self._probe = None  # also if the loop did not ask for approval
+
+    def _judge_probe(self, measured: Measured) -> Verdict:
+        probe, self._probe = self._probe, None
+        assert probe is not None  # noqa: S101 - asked by approve
+        step = self.step
+        self.step += 1
+        measured = self._subject.agree(measured, step)
+        norm = math.hypot(*measured.gradients.norms.values())
+        healthy = math.isfinite(norm) and self._watch.is_usual(measured.loss)
+        self._subject.drop_gradients()
+        self._subject.restore_buffers()
+        if self._subject.random is not None:
+            self._subject.random.restore(probe.random)
+        situation = self._situation(step, probe.findings)
+        decision = self._ladder.after_probe(healthy=healthy, situation=situation)
+        self._examiner.probed(healthy=healthy)
+        changes: dict[str, Any] = {"probe": probe.batch.identity, "probe_healthy": healthy}
+        if not healthy:
+            # The weights were at fault: the batches skipped on the way here are innocent.
+            changes["forgiven"] = tuple(self._suspects)
+            self._registry.forgive(*self._suspects, reason="an earlier batch fails as well")
+            changes["restored_step"] = self._undo(decision.action, decision)
+        incident = self._incident(step, probe.findings, decision.action, decision.action, **changes)
+        self._record(replace(incident, batch=None, position=None))
+        return Verdict(decision.action, probe.findings)
+
+    # Snapshots
+
+    def _between_batches(self) -> None:
+        """Takes the snapshots, at a point where the next batch can be handed out again."""
+        if self.stopped:
+            return
+        more, due = self._subject.all_of(True, self._snapshot_is_due(), step=self.step)
+        self._ended = not more
+        # Not between the parts of one update.
+        # Where a step had to be settled first, it may have been a bad one.
+        if more and due and self._settled and self.settle() and not self._ladder.in_trouble:
+            self._take_snapshot(self._registry.mark())
+        self._settled = False
+
+    def _snapshot_is_due(self) -> bool:
+        if self._ladder.in_trouble or self._probe is not None:
+            return False
+        return self._snapshots.newest is None or self._pace.due()
+
+    def _take_snapshot(self, mark: int | None, ahead: int = 0) -> None:
+        with self._pace.taking():
+            weights = dict(self._subject.weight_extremes())
+            healthy = self._snapshots.healthy
+            if check_weights(weights, weights if healthy is None else healthy.weights, self.step):
+                return  # damaged since the last step was judged: the next one will tell
             # A run that is only observed never goes back: its weights' extremes are enough.
-            self._snapshots.add(
-                Snapshot(
-                    step,
-                    self._subject.capture() if self.policy.act else None,
-                    dict(self._subject.weight_extremes()),
-                    self._rules_state(),
-                )
-            )
+            state = self._subject.capture() if self.policy.act else None
+            rules = self._watch.state_dict()
+            position = self._position - (0 if self._lag else ahead)
+            self._snapshots.add(Snapshot(self.step - ahead, state, weights, rules, position, mark))
+        oldest = self._snapshots.oldest
+        if oldest is not None and oldest.mark is not None:
+            self._registry.forget_before(oldest.mark)
 
-    def _go_back(self) -> int | None:
-        if self._snapshots.newest is None:
+    def _go_back(self, decision: Decision) -> int | None:
+        if not len(self._snapshots):
             return None
-        snapshot = self._snapshots.take_back()
+        snapshot = self._snapshots.take_back(older=decision.attempt > 2)
+        self._waiting = None
         self._subject.restore(snapshot.state)
-        self._load_rules(snapshot.rules)
+        self._subject.hold_buffers()
+        self._watch.load_state_dict(snapshot.rules)
+        self._position = snapshot.position
+        if snapshot.mark is not None:
+            self._registry.rewind(snapshot.mark)
+        self._subject.scale_learning_rate(self.lr_factor)
         return snapshot.step
-
-    def _rules_state(self) -> dict[str, Any]:
-        return {
-            "loss": self._detector.state_dict(),
-            "gradients": self._gradients.state_dict(),
-            "curve": self._curve.state_dict(),
-        }
-
-    def _load_rules(self, state: Mapping[str, Any]) -> None:
-        self._detector.load_state_dict(state.get("loss", {}))
-        self._gradients.load_state_dict(state.get("gradients", {}))
-        # A checkpoint of before these rules has no state of theirs.
-        curve = LossCurve()
-        if "curve" in state:
-            curve.load_state_dict(state["curve"])
-        self._curve = curve

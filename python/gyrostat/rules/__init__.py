@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+from gyrostat.rules.activations import (
+    ActivationKurtosis,
+    ActivationRules,
+    Activations,
+    AttentionLogitGrowth,
+    DeadUnits,
+    OutputLogitDivergence,
+    PoorInitialisation,
+    SaturatedActivation,
+)
+from gyrostat.rules.batches import BatchRules, ClassBalance, InputScale, PaddingShare
 from gyrostat.rules.generalisation import (
     Generalisation,
     Overfitting,
@@ -10,29 +21,72 @@ from gyrostat.rules.generalisation import (
     ValidationTooLow,
 )
 from gyrostat.rules.gradients import GradientRule
+from gyrostat.rules.layers import (
+    AllZeroTensor,
+    EmbeddingGradientShare,
+    ExplodingGradient,
+    VanishingGradient,
+)
 from gyrostat.rules.levels import LevelShift, LossSuspiciouslyLow
 from gyrostat.rules.loss import LossCurve
+from gyrostat.rules.optimizer import LearningRateJump, OptimizerStateRule
 from gyrostat.rules.patterns import LossOscillation, RepeatedEpochPattern
-from gyrostat.rules.replicas import check_replicas
+from gyrostat.rules.precision import GradientUnderflow, LossScaleThrash
+from gyrostat.rules.replicas import ReplicaRule, check_replicas
+from gyrostat.rules.tensors import TensorRules
 from gyrostat.rules.trends import LossNotDecreasing, LossPlateau, SlowDivergence
+from gyrostat.rules.updates import (
+    Moments,
+    MomentumConflict,
+    UnchangedTensor,
+    UpdateRatio,
+    UpdateRms,
+)
 from gyrostat.rules.weights import WEIGHT_DAMAGE, check_weights
 
 __all__ = [
     "WEIGHT_DAMAGE",
+    "ActivationKurtosis",
+    "ActivationRules",
+    "Activations",
+    "AllZeroTensor",
+    "AttentionLogitGrowth",
+    "BatchRules",
+    "ClassBalance",
+    "DeadUnits",
+    "EmbeddingGradientShare",
+    "ExplodingGradient",
     "Generalisation",
     "GradientRule",
+    "GradientUnderflow",
+    "InputScale",
+    "LearningRateJump",
     "LevelShift",
     "LossCurve",
     "LossNotDecreasing",
     "LossOscillation",
     "LossPlateau",
+    "LossScaleThrash",
     "LossSuspiciouslyLow",
+    "Moments",
+    "MomentumConflict",
+    "OptimizerStateRule",
+    "OutputLogitDivergence",
     "Overfitting",
+    "PaddingShare",
+    "PoorInitialisation",
     "RepeatedEpochPattern",
+    "ReplicaRule",
+    "SaturatedActivation",
     "SlowDivergence",
+    "TensorRules",
     "TrainValGap",
+    "UnchangedTensor",
     "Underfitting",
+    "UpdateRatio",
+    "UpdateRms",
     "ValidationTooLow",
+    "VanishingGradient",
     "check_replicas",
     "check_weights",
 ]

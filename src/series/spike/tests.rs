@@ -106,6 +106,82 @@ fn a_gradient_confirms_or_stands_alone() {
 }
 
 #[test]
+fn a_large_rise_is_a_hard_batch_at_a_lower_score() {
+    // Each 60th point stands out by more, so that score alone asks for more than 2.5.
+    let told = |rise: f64| {
+        let noise = healthy(1000).into_iter().enumerate().map(|(i, v)| {
+            let outlier = if i % 60 == 0 && i > 0 { 0.33 } else { 0.0 };
+            1.5 * (v - 2.0 - 2.0 * (-(i as f64) / 300.0).exp()) + outlier
+        });
+        let mut loss: Vec<f64> = noise.map(|v| 2.0 * v.exp()).collect();
+        loss[905] = 2.0 * rise.exp();
+        findings(&loss, |_| None, |_| None).contains(&(905, Kind::HardBatch))
+    };
+    assert!(told(0.28) && !told(0.19));
+}
+
+/// A loss and a gradient norm that climb together from point `at` on, too little for one point.
+fn climbing(at: usize) -> (Vec<f64>, Vec<f64>) {
+    let factor = |i| if i < at { 1.0 } else { 1.08 };
+    let loss = healthy(600).into_iter().enumerate().map(|(i, v)| factor(i) * v);
+    let norm = |i: usize| (1.0 + 0.3 * (i % 4) as f64) * if i < at { 1.0 } else { 2.5 };
+    (loss.collect(), (0..600).map(norm).collect())
+}
+
+#[test]
+fn loss_and_gradient_that_climb_together_are_a_divergence() {
+    let (mut loss, norm) = climbing(400);
+    let divergence = |found: &[(usize, Kind)]| {
+        found.iter().find(|(_, kind)| *kind == Kind::Divergence).map(|&(i, _)| i)
+    };
+    let each = |loss: &[f64]| divergence(&findings(loss, |i| Some(norm[i]), |_| None));
+    let first = each(&loss).unwrap();
+    assert!((402..412).contains(&first), "{first}");
+    // Later, if at all, by the loss alone or where not each step is logged.
+    let alone = divergence(&findings(&loss, |_| None, |_| None));
+    let sparse = divergence(&findings(&loss, |i| Some(norm[i]), |i| Some(50.0 * i as f64)));
+    assert!(alone.is_none_or(|i| i > first) && alone == sparse, "{alone:?} {sparse:?}");
+    loss = healthy(600);
+    assert_eq!(each(&loss), None);
+}
+
+#[test]
+fn a_loss_that_rises_from_the_start_is_a_divergence_told_once() {
+    let rising = |i: i32| 6.9 + 0.01 * f64::from(i.min(60)) + 0.02 * f64::from(i % 3);
+    let loss: Vec<f64> = (0..300).map(rising).collect();
+    let told = findings(&loss, |_| None, |_| None);
+    assert_eq!(told, [(27, Kind::Divergence)]);
+    // A log that changes its interval has another start.
+    let step = |i: usize| Some((if i < 20 { i } else { 500 * i }) as f64);
+    assert!(findings(&loss, |_| None, step).is_empty());
+}
+
+#[test]
+fn a_resume_amid_a_climb_changes_nothing() {
+    let (loss, norm) = climbing(120);
+    let mut whole = SpikeDetector::new(0.2).unwrap();
+    for i in 0..200 {
+        let mut resumed = SpikeDetector::from_state(&whole.state()).unwrap();
+        assert_eq!(resumed.state(), whole.state());
+        let verdict = whole.update(loss[i], Some(norm[i]), None, None);
+        assert_eq!(resumed.update(loss[i], Some(norm[i]), None, None), verdict);
+    }
+    assert!(whole.state().climb.points > 60.0);
+}
+
+#[test]
+fn a_state_of_no_climb_and_no_start_is_refused() {
+    let state = SpikeDetector::new(0.2).unwrap().state();
+    let mut bad = vec![state.clone(); 4];
+    bad[0].climb.peak = -1.0;
+    bad[1].climb.loss.sum = 2.0; // without a scale
+    bad[2].start = Some(vec![2.0, 1.0]);
+    bad[3].start = Some(vec![1.0; 11]);
+    assert!(bad.iter().all(|state| SpikeDetector::from_state(state).is_err()));
+    assert!(SpikeDetector::from_state(&SpikeState { start: None, ..state }).is_ok());
+}
+
+#[test]
 fn an_event_has_a_start_a_peak_and_an_end() {
     let mut loss = healthy(1000);
     for (i, rise) in [1.0, 3.0, 2.0, 1.0, 0.5].into_iter().enumerate() {

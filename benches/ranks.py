@@ -1,0 +1,245 @@
+"""Faults on one rank of many: do all ranks decide the same, and does none of them hang?
+
+    make bench-ranks
+
+Short trainings of a small network under ``DistributedDataParallel`` and ``fully_shard``, in real gloo
+groups of 2 and 4 processes, each with one fault. What is checked is that every rank took the same
+decisions at the same steps, made as many steps, and that replicas ended with the same bits.
+"""
+
+import argparse
+import itertools
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+import gloo
+from gyrostat.guard import Policy
+from gyrostat.integrations.torch import Guard
+
+STEPS, ROWS, WIDTH = 60, 16, 12
+POLICY = Policy(snapshot_every=10, healthy_after=3)
+SEEDS = range(4)
+KINDS = ("ddp", "fsdp")
+FAULTS = (
+    "nan-batch",
+    "inf-sample",
+    "huge-targets",
+    "huge-gradient",
+    "nan-gradient",
+    "corrupted-weight",
+    "nan-weight",
+    "lr-jump",
+    "lr-jump-on-one-rank",
+    "optimizer-memory",
+    "slow-rank",
+    "bad-batches-in-a-row",
+    "uneven-loaders",
+)
+
+
+@dataclass
+class Run:
+    """What one rank has to tell of a run."""
+
+    steps: int
+    decisions: list  # (step, action, proposed, codes, ranks)
+    weights: str  # of the whole model, or of a replica of it
+    finite: bool
+    faulty: int  # the rank that had the fault
+    rank: int
+
+    @property
+    def codes(self) -> set:
+        return {code for decision in self.decisions for code in decision[3]}
+
+    @property
+    def actions(self) -> list:
+        return [decision[1] for decision in self.decisions]
+
+    @property
+    def blamed(self) -> tuple:
+        """The ranks that the first finding to name any named."""
+        return next((tuple(decision[4]) for decision in self.decisions if decision[4]), ())
+
+
+def network(kind: str) -> nn.Module:
+    model = nn.Sequential(
+        nn.Linear(WIDTH, 24), nn.Tanh(), nn.Linear(24, 24), nn.Tanh(), nn.Linear(24, 1)
+    )
+    if kind == "ddp":
+        return nn.parallel.DistributedDataParallel(model)
+    if kind == "fsdp":
+        from torch.distributed.fsdp import fully_shard
+
+        for layer in model[::2]:
+            fully_shard(layer)
+        return fully_shard(model)
+    return model
+
+
+def batches(steps: int, seed: int) -> list:
+    """The batches of this rank."""
+    draw = torch.Generator().manual_seed(1000 * seed + dist.get_rank())
+    made = []
+    for _ in range(steps):
+        x = torch.randn(ROWS, WIDTH, generator=draw)
+        y = x[:, :1] * x[:, 1:2] + 0.1 * torch.randn(ROWS, 1, generator=draw)
+        made.append((x, y))
+    return made
+
+
+def local(tensor: Any) -> torch.Tensor:
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def largest_here(tensors: Any) -> torch.Tensor:
+    """The tensor with the most values on this rank."""
+    return max((local(t) for t in tensors), key=torch.Tensor.numel)
+
+
+def digest(model: nn.Module) -> tuple[str, bool]:
+    whole = [p.full_tensor() if hasattr(p, "full_tensor") else p for p in model.parameters()]
+    flat = torch.cat([t.detach().reshape(-1) for t in whole])
+    return flat.numpy().tobytes().hex()[-4096:], bool(flat.isfinite().all())
+
+
+def train(fault: str, kind: str, seed: int = 0, *, lag: int = 0, policy: Policy = POLICY) -> Run:
+    """One run with one fault; every rank calls it."""
+    torch.manual_seed(seed)
+    rank, world = dist.get_rank(), dist.get_world_size()
+    faulty = (seed + 1) % world
+    here = rank == faulty
+    at = 30 + 3 * seed
+    data = batches(STEPS, seed)
+    x, y = data[at]
+    if here and fault in {"nan-batch", "slow-rank", "uneven-loaders"}:
+        data[at] = (torch.full_like(x, torch.nan), y)
+    elif here and fault == "inf-sample":
+        data[at] = (x.index_fill(0, torch.tensor([3]), torch.inf), y)
+    elif here and fault == "huge-targets":
+        data[at] = (x, 1e4 * y + 1e4)
+    elif here and fault == "bad-batches-in-a-row":
+        for i in range(at, at + 5):
+            data[i] = (data[i][0], data[i][1] * torch.nan)
+    if here and fault == "uneven-loaders":
+        data = data[:-4]
+    model = network(kind)
+    optimizer = torch.optim.Adam(model.parameters(), 0.003)
+    guard = Guard(model, optimizer, policy=policy, lag=lag)
+    steps, struck = 0, False
+    for x, y in guard.batches(data):
+        now = steps == at and not struck
+        struck |= now
+        if now and here and fault in {"corrupted-weight", "nan-weight"}:
+            with torch.no_grad():
+                value = 1e6 if fault == "corrupted-weight" else torch.nan
+                largest_here(model.parameters()).view(-1)[0] = value
+        if here and fault == "slow-rank" and at - 2 <= steps <= at + 2:
+            time.sleep(0.05)
+        loss = nn.functional.mse_loss(model(x), y)
+        loss.backward()
+        if now and here and fault in {"huge-gradient", "nan-gradient"}:
+            grad = largest_here(p.grad for p in model.parameters())
+            grad.view(-1)[0] = 1e8 if fault == "huge-gradient" else torch.nan
+        if now and here and fault == "optimizer-memory":
+            largest_here(s["exp_avg_sq"] for s in optimizer.state.values()).mul_(1e-12)
+        if now and (fault == "lr-jump" or (fault == "lr-jump-on-one-rank" and here)):
+            optimizer.param_groups[0]["lr"] *= 100
+        if guard.approve(loss):
+            optimizer.step()
+        optimizer.zero_grad()
+        steps += 1
+    guard.settle()
+    decisions = [
+        (
+            i.step,
+            str(i.action),
+            str(i.proposed),
+            tuple(f.code for f in i.findings),
+            sorted({r for f in i.findings for r in f.culprit.ranks}),
+        )
+        for i in guard.incidents
+    ]
+    weights, finite = digest(model)
+    return Run(steps, decisions, weights, finite, faulty, rank)
+
+
+def problems(runs: list) -> list[str]:
+    """What is wrong with the runs of all ranks of one training."""
+    if raised := [r for r in runs if isinstance(r, gloo.Raised)]:
+        return [f"raised {raised[0].kind}: {raised[0].message}"]
+    first, told = runs[0], []
+    if any(run.decisions != first.decisions for run in runs):
+        told.append("decisions differ")
+    if any(run.steps != first.steps for run in runs):
+        told.append("numbers of steps differ")
+    if any(run.weights != first.weights for run in runs):
+        told.append("weights differ")
+    if not all(run.finite for run in runs):
+        told.append("weights are not finite")
+    return told
+
+
+@dataclass(frozen=True)
+class Case:
+    """A training as :func:`gloo.run` takes it."""
+
+    fault: str
+    kind: str
+    seed: int = 0
+    lag: int = 0
+
+    @property
+    def __name__(self) -> str:
+        return f"{self.fault} {self.kind} {self.seed} {self.lag}"
+
+    def __call__(self) -> Run:
+        return train(self.fault, self.kind, self.seed, lag=self.lag)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="runs of each kind")
+    parser.add_argument("--lag", type=int, default=0, choices=(0, 1))
+    options = parser.parse_args()
+    total = Counter()
+    print(f"| fault (lag={options.lag}) | runs | same decisions | found | right rank | actions |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    table = {fault: Counter() for fault in FAULTS}
+    actions = {fault: Counter() for fault in FAULTS}
+    began = time.perf_counter()
+    for world in (2, 4):
+        of_each = itertools.product(FAULTS, KINDS, range(options.seeds))
+        cases = [Case(*one, options.lag) for one in of_each]
+        with tempfile.TemporaryDirectory() as folder:
+            told = gloo.run(world, cases, Path(folder), limit=600)
+        for case in cases:
+            runs = told[case.__name__]
+            wrong = problems(runs)
+            row = table[case.fault]
+            row["runs"] += 1
+            row["same"] += not wrong
+            if wrong:
+                print(f"{case.__name__} on {world} ranks: {'; '.join(wrong)}")
+                continue
+            row["found"] += bool(runs[0].decisions)
+            row["named"] += runs[0].blamed == (runs[0].faulty,)
+            actions[case.fault].update(runs[0].actions)
+    for fault, row in table.items():
+        total.update(row)
+        done = ", ".join(f"{action} {n}" for action, n in actions[fault].most_common())
+        print(f"| {fault} | {row['runs']} | {row['same']} | {row['found']} | {row['named']} | {done} |")
+    seconds = time.perf_counter() - began
+    print(f"\n{total['same']} of {total['runs']} runs alike on all ranks, {seconds:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
