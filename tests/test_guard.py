@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gyrostat.demo.digits import load_digits
 from gyrostat.demo.network import NumpyTraining
-from gyrostat.findings import Finding, Severity
+from gyrostat.findings import Finding
 from gyrostat.guard import Action, Guard, Journal, Policy
 from gyrostat.guard.batches import leaves
 from gyrostat.guard.history import History
