@@ -24,7 +24,7 @@ import gloo
 from gyrostat.guard import Policy
 from gyrostat.integrations.torch import Guard
 
-STEPS, ROWS, WIDTH = 60, 16, 12
+STEPS, ROWS, WIDTH = 50, 16, 12
 POLICY = Policy(snapshot_every=10, healthy_after=3)
 SEEDS = range(4)
 KINDS = ("ddp", "fsdp")
@@ -72,7 +72,7 @@ class Run:
 
 def network(kind: str) -> nn.Module:
     model = nn.Sequential(
-        nn.Linear(WIDTH, 24), nn.Tanh(), nn.Linear(24, 24), nn.Tanh(), nn.Linear(24, 1)
+        nn.Linear(WIDTH, 24), nn.SiLU(), nn.Linear(24, 24), nn.SiLU(), nn.Linear(24, 1)
     )
     if kind == "ddp":
         return nn.parallel.DistributedDataParallel(model)
@@ -117,7 +117,7 @@ def train(fault: str, kind: str, seed: int = 0, *, lag: int = 0, policy: Policy 
     rank, world = dist.get_rank(), dist.get_world_size()
     faulty = (seed + 1) % world
     here = rank == faulty
-    at = 30 + 3 * seed
+    at = 25 + 3 * seed
     data = batches(STEPS, seed)
     x, y = data[at]
     if here and fault in {"nan-batch", "slow-rank", "uneven-loaders"}:
