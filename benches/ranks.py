@@ -236,7 +236,9 @@ def main() -> None:
     for fault, row in table.items():
         total.update(row)
         done = ", ".join(f"{action} {n}" for action, n in actions[fault].most_common())
-        print(f"| {fault} | {row['runs']} | {row['same']} | {row['found']} | {row['named']} | {done} |")
+        print(
+            f"| {fault} | {row['runs']} | {row['same']} | {row['found']} | {row['named']} | {done} |"
+        )
     seconds = time.perf_counter() - began
     print(f"\n{total['same']} of {total['runs']} runs alike on all ranks, {seconds:.0f} s")
 

@@ -217,7 +217,11 @@ def sections():
 
 def test_a_small_gym_from_end_to_end(sections):
     totals, by_model, by_fault, causes, of_each = sections
-    rows = {line.split("|")[1].strip(): line.split("|")[2:] for line in totals.splitlines() if "|" in line}
+    rows = {
+        line.split("|")[1].strip(): line.split("|")[2:]
+        for line in totals.splitlines()
+        if "|" in line
+    }
     assert rows["none"][0].strip().startswith("0 of 2")
     assert rows["clip"][0].strip().startswith("0 of 2")
     assert rows["gyrostat"][0].strip().startswith("2 of 2")

@@ -50,9 +50,13 @@ def sharded_norms_are_those_of_the_whole():
     loss.backward()
     guard.approve(loss)
     whole = [p.grad.full_tensor().double().norm().item() for p in model.parameters()]
-    return guard.report().sections[0].series["loss"][0], loss.item(), (
-        guard.report().sections[1].series["grad_norm"][0],
-        float(torch.tensor(whole, dtype=torch.float64).norm()),
+    return (
+        guard.report().sections[0].series["loss"][0],
+        loss.item(),
+        (
+            guard.report().sections[1].series["grad_norm"][0],
+            float(torch.tensor(whole, dtype=torch.float64).norm()),
+        ),
     )
 
 

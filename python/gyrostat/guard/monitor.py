@@ -148,6 +148,11 @@ class Guard:
         return tuple(self._journal.incidents)
 
     @property
+    def batch(self) -> Batch | None:
+        """The batch that was handed out last."""
+        return self._registry.current
+
+    @property
     def hypotheses(self) -> tuple[Finding, ...]:
         """What may be behind the findings, the likeliest first; see ``docs/guard.md``."""
         return self._examiner.diagnosis.hypotheses()
@@ -381,20 +386,35 @@ class Guard:
                 acting += [] if damage is None else [damage]
         told = [f for f in found if f not in acting]
         told += self._examiner.look_around(self._pending, self._data, self._position)
+        norms = measured.gradients.norms
         for finding in told:
-            self._examiner.diagnosis.told(finding)
+            self._examiner.told(finding, norms)
             if finding.severity >= Severity.WARNING:
                 _LOG.warning("%s", finding)
-        norms = measured.gradients.norms
         named = self._with_culprits([replace(f, step=step) for f in acting], norms)
-        if worst(named) not in (None, Severity.INFO):
+        if named:
             rises = self._watch.gradients.rises(norms)
             healthy = self._snapshots.healthy
             state = None if healthy is None else healthy.state
             named = self._examiner.diagnose(
                 named, rises, self._pending, self._data, state, self._position
             )
+            named = self._with_those_of_others(named, step)
         return tuple(named), tuple(replace(f, step=step) for f in told)
+
+    def _with_those_of_others(self, findings: list[Finding], step: int) -> list[Finding]:
+        """Adds what another rank alone can see, that its batch stands out of those before."""
+        code = "outlier-batch"
+        ranks = self._subject.ranks_with(any(f.code == code for f in findings), step=step)
+        if not ranks:
+            return findings
+        own = [f for f in findings if f.code == code] or [
+            Finding(
+                code, Severity.WARNING, step=step, message="the batch of another rank stands out"
+            )
+        ]
+        named = [replace(f, culprit=replace(f.culprit, ranks=ranks)) for f in own]
+        return [*(f for f in findings if f.code != code), *named]
 
     def _with_culprits(
         self, findings: Sequence[Finding], norms: Mapping[str, float]

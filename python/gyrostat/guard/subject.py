@@ -185,6 +185,11 @@ class Subject(abc.ABC):
         del step
         return flags
 
+    def ranks_with(self, flag: bool, *, step: int) -> tuple[int, ...]:
+        """The ranks of the run on which a flag is set; nothing in a run of one rank."""
+        del flag, step
+        return ()
+
     def by_rank(self, signal: str, layer: str | None = None) -> Mapping[int, float]:
         """What each rank had in what was agreed on last.
 
@@ -196,6 +201,10 @@ class Subject(abc.ABC):
             Nothing in a run of one rank.
         """
         del signal, layer
+        return {}
+
+    def gains(self) -> Mapping[str, float]:
+        """Standard deviation by root of fan-in of each matrix of weights, by name."""
         return {}
 
     def memory_rise(self, state: object) -> float:  # noqa: ARG002

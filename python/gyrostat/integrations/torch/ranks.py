@@ -159,6 +159,13 @@ class Ranks:
         own["flags"][: len(flags)] = flags
         return tuple(self._exchange(own)["flags"].all(axis=0)[: len(flags)].tolist())
 
+    def ranks_with(self, flag: bool, step: int) -> tuple[int, ...]:
+        """The ranks on which a flag is set."""
+        own = self._begin("goes to", step)
+        own["flags"][0] = flag
+        rows = self._exchange(own)["flags"][:, 0]
+        return tuple(rank for rank, there in zip(self._ranks, rows, strict=True) if there)
+
     def largest(self, extremes: Mapping[str, float]) -> dict[str, float]:
         """The largest of all ranks by parameter; NaN wins."""
         own = self._begin("looks at the weights at", None)

@@ -32,6 +32,7 @@ _LOOK_EVERY = 50
 
 _FIRST = ("exp_avg", "momentum_buffer")
 _SECOND = ("exp_avg_sq", "square_avg")
+_MATRICES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NO_NUMPY = frozenset({torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2})
 _LARGEST_BUFFERS = 1 << 26  # bytes; what is larger is no running statistic
 
@@ -204,6 +205,19 @@ class TorchSubject(Subject):
         named = self._model.named_parameters()
         return tuple(name for name, p in named if not p.requires_grad or id(p) not in held)
 
+    def gains(self) -> Mapping[str, float]:
+        """Of linear maps and convolutions."""
+        matrices = {
+            f"{name}.weight" if name else "weight": module.weight.detach()
+            for name, module in self._model.named_modules()
+            if isinstance(module, _MATRICES) and type(module.weight) is nn.Parameter
+        }
+        return {
+            name: float(w.float().std(correction=0)) * math.sqrt(w[0].numel())
+            for name, w in matrices.items()
+            if w.numel()
+        }
+
     def memory_rise(self, state: Any) -> float:
         """Of Adam's ``exp_avg``, or the momentum of SGD."""
         now = _largest_memory(self._optimizer.state_dict()["state"])
@@ -238,6 +252,10 @@ class TorchSubject(Subject):
     def all_of(self, *flags: bool, step: int) -> tuple[bool, ...]:
         """One small collective of all ranks."""
         return flags if self._ranks is None else self._ranks.all_of(flags, step)
+
+    def ranks_with(self, flag: bool, *, step: int) -> tuple[int, ...]:
+        """One small collective of all ranks."""
+        return () if self._ranks is None else self._ranks.ranks_with(flag, step)
 
     def by_rank(self, signal: str, layer: str | None = None) -> Mapping[int, float]:
         """What each rank had, in what was agreed on last."""
