@@ -481,6 +481,8 @@ class Guard:
             self._go_on()
         else:
             self._snapshots.bad_step()
+            if not action.updates and any(f.code == "stale-gradient" for f in findings):
+                self._subject.clear_gradients_after_updates()
             self._record(self._act(action, decision, findings, step))
         if action.updates:
             self._applied.extend(batch.identity for batch in self._pending)
@@ -518,8 +520,6 @@ class Guard:
         left_out: tuple[str, ...] = ()
         forgiven: tuple[str, ...] = ()
         restored: int | None = None
-        if stale and not action.updates:
-            self._subject.clear_gradients_after_updates()
         if not action.updates and not damaged and not stale:
             left_out = tuple(batch.identity for batch in self._pending)
             self._suspects += left_out
@@ -648,10 +648,10 @@ class Guard:
         more, due = self._subject.all_of(True, self._snapshot_is_due(), step=self.step)
         self._ended = not more
         # Not between the parts of one update.
-        if more and due and self._settled and self.settle():
-            # Where a step had to be settled first, it may have been a bad one.
-            if not self._ladder.in_trouble:
-                self._take_snapshot(self._registry.mark())
+        due = more and due and self._settled
+        # Where a step has to be settled first, it may have been a bad one.
+        if due and self.settle() and not self._ladder.in_trouble:
+            self._take_snapshot(self._registry.mark())
         self._settled = False
 
     def _snapshot_is_due(self) -> bool:
