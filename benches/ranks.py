@@ -3,8 +3,8 @@
     make bench-ranks
 
 Short trainings of a small network under ``DistributedDataParallel`` and ``fully_shard``, in real
-gloo groups of 2 and 4 processes, each with one fault. What is checked is that every rank took the same
-decisions at the same steps, made as many steps, and that replicas ended with the same bits.
+gloo groups of 2 and 4 processes, each with one fault. What is checked is that every rank took the
+same decisions at the same steps, made as many steps, and that replicas ended with the same bits.
 """
 
 import argparse

@@ -481,8 +481,6 @@ class Guard:
             self._go_on()
         else:
             self._snapshots.bad_step()
-            if not action.updates and any(f.code == "stale-gradient" for f in findings):
-                self._subject.clear_gradients_after_updates()
             self._record(self._act(action, decision, findings, step))
         if action.updates:
             self._applied.extend(batch.identity for batch in self._pending)
@@ -520,43 +518,46 @@ class Guard:
         left_out: tuple[str, ...] = ()
         forgiven: tuple[str, ...] = ()
         restored: int | None = None
-        if not action.updates and not damaged and not stale:
+        if stale and not action.updates:
+            self._subject.clear_gradients_after_updates()
+        elif not action.updates and not damaged:
             left_out = tuple(batch.identity for batch in self._pending)
             self._suspects += left_out
         match action:
             case Action.CLIP:
                 self._clip(findings)
             case Action.SKIP:
-                self._subject.restore_buffers()
-                if decision.probe and self._earlier is not None:
-                    self._probe = _Probe(findings, *self._earlier)
+                self._skip(decision, findings)
             case Action.RESET_MOMENTUM:
-                healthy = self._snapshots.healthy
-                assert healthy is not None  # noqa: S101 - the ladder was told whether there is one
-                self._subject.restore_optimizer(healthy.state)
-                self._watch.optimizer.forget()
+                self._repair()
             case Action.ROLLBACK | Action.STOP:
-                if damaged:
-                    # The weights were at fault: the batches skipped on the way here are innocent.
-                    forgiven = tuple(self._suspects)
-                self._suspects.clear()
-                if decision.attempt > 1:
-                    left_out += tuple(self._applied)
-                restored = self._go_back(decision)
-                self.stopped = action is Action.STOP
+                # Where weights were at fault, the batches skipped on the way here are innocent.
+                forgiven = tuple(self._suspects) if damaged else ()
+                left_out += tuple(self._applied) if decision.attempt > 1 else ()
+                restored = self._undo(action, decision)
         if forgiven:
             self._registry.forgive(*forgiven)
         if left_out:
             self._registry.leave_out(*left_out, reason=", ".join(f.code for f in findings))
-        return self._incident(
-            step,
-            findings,
-            action,
-            decision.action,
-            left_out=left_out,
-            forgiven=forgiven,
-            restored_step=restored,
-        )
+        changes = {"left_out": left_out, "forgiven": forgiven, "restored_step": restored}
+        return self._incident(step, findings, action, decision.action, **changes)
+
+    def _skip(self, decision: Decision, findings: tuple[Finding, ...]) -> None:
+        self._subject.restore_buffers()
+        if decision.probe and self._earlier is not None:
+            self._probe = _Probe(findings, *self._earlier)
+
+    def _repair(self) -> None:
+        """Gives the optimizer the memory that it had at the last healthy snapshot."""
+        healthy = self._snapshots.healthy
+        assert healthy is not None  # noqa: S101 - the ladder was told whether there is one
+        self._subject.restore_optimizer(healthy.state)
+        self._watch.optimizer.forget()
+
+    def _undo(self, action: Action, decision: Decision) -> int | None:
+        self._suspects.clear()
+        self.stopped = action is Action.STOP
+        return self._go_back(decision)
 
     def _incident(
         self,
@@ -632,9 +633,7 @@ class Guard:
             # The weights were at fault: the batches skipped on the way here are innocent.
             changes["forgiven"] = tuple(self._suspects)
             self._registry.forgive(*self._suspects, reason="an earlier batch fails as well")
-            self._suspects.clear()
-            changes["restored_step"] = self._go_back(decision)
-            self.stopped = decision.action is Action.STOP
+            changes["restored_step"] = self._undo(decision.action, decision)
         incident = self._incident(step, probe.findings, decision.action, decision.action, **changes)
         self._record(replace(incident, batch=None, position=None))
         return Verdict(decision.action, probe.findings)
@@ -648,9 +647,8 @@ class Guard:
         more, due = self._subject.all_of(True, self._snapshot_is_due(), step=self.step)
         self._ended = not more
         # Not between the parts of one update.
-        due = more and due and self._settled
-        # Where a step has to be settled first, it may have been a bad one.
-        if due and self.settle() and not self._ladder.in_trouble:
+        # Where a step had to be settled first, it may have been a bad one.
+        if more and due and self._settled and self.settle() and not self._ladder.in_trouble:
             self._take_snapshot(self._registry.mark())
         self._settled = False
 

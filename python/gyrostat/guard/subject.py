@@ -164,6 +164,10 @@ class Subject(abc.ABC):
         """Names of the parameters that no update changes."""
         return ()
 
+    def gains(self) -> Mapping[str, float]:
+        """Standard deviation by root of fan-in of each matrix of weights, by name."""
+        return {}
+
     def measure_later(self, loss: Any, *, gate: bool) -> Callable[[], tuple[float, Gradients]]:
         """Starts to measure loss and gradients of the present step; the result waits for the end.
 
@@ -201,10 +205,6 @@ class Subject(abc.ABC):
             Nothing in a run of one rank.
         """
         del signal, layer
-        return {}
-
-    def gains(self) -> Mapping[str, float]:
-        """Standard deviation by root of fan-in of each matrix of weights, by name."""
         return {}
 
     def memory_rise(self, state: object) -> float:  # noqa: ARG002

@@ -62,8 +62,8 @@ class Ranks:
 
     Each rank sends the same few numbers per parameter and gets those of all others, so that what is
     made of them is the same everywhere, to the bit. Where a group has no backend for host memory,
-    as one of NCCL, a gloo group of the same ranks is made beside it. Every rank calls the same methods
-    in the same order; that they are at the same call of the same step is checked each time.
+    as one of NCCL, a gloo group of the same ranks is made beside it. Every rank calls the same
+    methods in the same order; that they are at the same call of the same step is checked each time.
 
     Args:
         group: The ranks.
