@@ -41,6 +41,7 @@ FAULTS = (
     "optimizer-memory",
     "slow-rank",
     "bad-batches-in-a-row",
+    "nan-loss-in-a-row",
     "uneven-loaders",
 )
 
@@ -164,6 +165,8 @@ def train(fault: str, kind: str, seed: int = 0, *, lag: int = 0, policy: Policy 
         if here and fault == "slow-rank" and at - 2 <= steps <= at + 2:
             time.sleep(0.05)
         loss = nn.functional.mse_loss(model(x), y)
+        if here and fault == "nan-loss-in-a-row" and at <= steps < at + 4:
+            loss = loss * torch.nan
         loss.backward()
         if now and here:
             strike(fault, model, optimizer)
@@ -237,7 +240,7 @@ def main() -> None:
         of_each = itertools.product(FAULTS, KINDS, range(options.seeds))
         cases = [Case(*one, options.lag) for one in of_each]
         with tempfile.TemporaryDirectory() as folder:
-            told = gloo.run(world, cases, Path(folder), limit=600)
+            told = gloo.run(world, cases, Path(folder), limit=3600)
         for case in cases:
             runs = told[case.__name__]
             wrong = problems(runs)
