@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from gyrostat.guard.subject import Gradients, OptimizerState, Subject
 from gyrostat.integrations.torch.activations import ActivationProbe
+from gyrostat.integrations.torch.codec import CODEC, TorchCodec
 from gyrostat.integrations.torch.data import LoaderSource, TorchRandomState, tensor_leaves
 from gyrostat.integrations.torch.learning_rate import LearningRateScale
 from gyrostat.rules import Activations
@@ -158,6 +159,11 @@ class TorchSubject(Subject):
         """Copies the held buffers back."""
         for buffer, kept in self._buffers:
             buffer.copy_(kept)
+
+    @property
+    def codec(self) -> TorchCodec:
+        """Tensors of PyTorch beside arrays of NumPy."""
+        return CODEC
 
     @property
     def random(self) -> TorchRandomState:
