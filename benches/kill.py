@@ -12,6 +12,7 @@ journal tells the same incidents, and if journal and registry could be read afte
 import argparse
 import hashlib
 import json
+import logging
 import multiprocessing
 import random
 import sys
@@ -86,6 +87,17 @@ def train(run_dir):
     (run_dir / "end.json").write_text(json.dumps(end), "utf-8")
 
 
+def warm_up():
+    """Has torch import what its first step imports, for all children at once.
+
+    Without a backward pass, since its threads would not live on in a child.
+    """
+    model, optimizer, _, _ = build()
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+
+
 def digest(state):
     """A hash of nested state, down to the bits of its tensors."""
     found = hashlib.sha256()
@@ -150,6 +162,8 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    logging.getLogger("gyrostat").setLevel(logging.ERROR)
+    warm_up()
     chance = random.Random(args.seed)  # noqa: S311 - no secret
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
