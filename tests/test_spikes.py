@@ -177,6 +177,30 @@ def test_a_hard_batch_is_known_by_what_follows():
     assert (event.code, event.severity, event.alarm) == ("hard-batch", "info", 700)
 
 
+def test_a_loss_that_rises_from_its_first_points_is_a_divergence():
+    i = np.arange(300)
+    noise = 0.002 * np.random.default_rng(0).normal(size=300)
+    loss = 6.9 * np.exp(0.002 * np.minimum(i, 50) + noise)
+    (event,) = find_spikes(loss, events=True)
+    assert (event.code, event.severity) == ("loss-divergence", "critical")
+    assert 24 <= event.alarm < 60
+    assert event.expected == pytest.approx(loss[:10].mean(), rel=0.01)
+    assert find_spikes(loss[::-1]).size == 0
+
+
+def test_loss_and_gradient_norm_that_climb_together_are_a_divergence():
+    loss, norm = healthy(1000, 5), healthy(1000, 6) ** 2
+    assert find_spikes(loss, norm).size == 0
+    loss[700:] *= 1.09
+    assert find_spikes(loss, norm).size == 0
+    norm[700:] *= 3
+    (alarm,) = (e for e in find_spikes(loss, norm, events=True) if e.alarm is not None)
+    assert alarm.code == "loss-divergence"
+    assert 700 < alarm.alarm < 715
+    # Not where a point stands for many steps.
+    assert find_spikes(loss, norm, 50 * np.arange(1000)).size == 0
+
+
 @pytest.mark.parametrize("signal", ["grad_norm", "update_rms"])
 def test_a_second_signal_confirms_what_is_no_alarm_alone(signal):
     loss = healthy(1000, 4)

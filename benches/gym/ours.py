@@ -16,8 +16,12 @@ class Gyrostat:
         self._guard = Guard(model, optimizer, scheduler, policy="recover")
         self._optimizer = optimizer
 
+        self._positions = {}
+
     def batches(self, loader):
-        return self._guard.batches(loader)
+        for batch in self._guard.batches(loader):
+            self._positions.setdefault(self._guard.batch.identity, self._guard.batch.index)
+            yield batch
 
     def update(self, loss):
         if self._guard.approve(loss):
@@ -27,27 +31,25 @@ class Gyrostat:
         guard = self._guard
         told = [f for f in guard.findings if f.severity >= Severity.WARNING]
         acted = [i for i in guard.incidents if i.action is not Action.CONTINUE]
-        causes = getattr(guard, "hypotheses", None)
         return Outcome(
             actions=Counter(str(i.action) for i in acted),
             first=(told[0].step, told[0].code) if told else None,
-            causes=None if causes is None else [(cause.code, float(cause.score)) for cause in causes],
+            causes=[(cause.code, float(cause.score)) for cause in guard.hypotheses],
             blamed={
-                "layer": next((f.culprit.layer for f in told if f.culprit.layer), None),
-                "batches": positions(guard.incidents),
-                "samples": next((list(f.culprit.samples) for f in told if f.culprit.samples), []),
+                "layer": next(
+                    (f.culprit.layer for f in (*guard.hypotheses[:1], *told) if f.culprit.layer),
+                    None,
+                ),
+                "batches": sorted(
+                    self._positions[identity]
+                    for identity in guard.bad_batches
+                    | {f.culprit.batch for f in guard.findings if f.code == "outlier-batch"}
+                ),
+                "samples": next(
+                    (list(f.culprit.samples) for f in guard.findings if f.culprit.samples), []
+                ),
             },
         )
-
-
-def positions(incidents):
-    """Where in the data the batches stand that are left out in the end."""
-    found = {i.batch: i.position[1] for i in incidents if i.position}
-    bad = set()
-    for incident in incidents:
-        bad.difference_update(incident.forgiven)
-        bad.update(incident.left_out)
-    return sorted(found[identity] for identity in bad if identity in found)
 
 
 OURS = "gyrostat"

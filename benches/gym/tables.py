@@ -7,7 +7,6 @@ import platform
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from gym import scoring
 from gym.evaluation import ENTRIES, Run

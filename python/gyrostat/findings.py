@@ -371,6 +371,18 @@ CATALOGUE: Mapping[str, Code] = _catalogue(
         "Group sequences of like length, pack them, or cut the longest.",
     ),
     Code(
+        "outlier-batch",
+        Severity.WARNING,
+        "the loss or the gradient stands out, and so does the content of the batch",
+        "Look at the samples named; clean the data or leave them out.",
+    ),
+    Code(
+        "unmasked-padding",
+        Severity.INFO,
+        "rows of tokens end with padding that nothing in the batch marks",
+        "Give the loss a mask, or ignore_index; if the model makes its own mask, all is well.",
+    ),
+    Code(
         "repeated-batch",
         Severity.INFO,
         "the same batch comes again and again",

@@ -94,8 +94,10 @@ class SpikeDetector:
     follows a descent at once and a rise slowly, in units of a scale learnt from healthy points
     alone. The threshold is the quantile that the budget asks for, of a tail that begins as that of
     public training runs and becomes the run's own (peaks over threshold; Pickands, 1975). An alarm
-    is one point, two in a row, one that the gradient norm or update confirms, or a slow rise in the
-    means of 8 or 32 points. ``docs/spikes.md`` has the rules, their constants and what they cost.
+    is one point, two in a row, one that the gradient norm or update confirms, a slow rise in the
+    means of 8 or 32 points, one of loss and gradient norm together (Page, 1954; where each step is
+    logged, from point 101 on), or one from the first points on (the first 60 points).
+    ``docs/spikes.md`` has the rules, their constants and what they cost.
 
     What is an alarm is never learnt from. After 10 alarms in a row a spike is called a divergence;
     after 25 their level is taken as the new one. Judgement starts at the 14th point; before that

@@ -12,76 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gyrostat.findings import Culprit, Finding, Severity
+from gyrostat.guard.outliers import BatchFacts
 
-__all__ = ["BatchFacts", "Diagnosis", "Incidence", "compare_batch"]
+__all__ = ["Diagnosis", "Incidence"]
 
 _VERSION = 1
 _TEXTS = 8  # pieces of evidence kept for each cause
-
-
-@dataclass(frozen=True, slots=True)
-class BatchFacts:
-    """How the content of a batch differs from that of the batches before.
-
-    Attributes:
-        not_finite: Whether it holds NaN or Inf where the others do not.
-        ratio: Its largest value over the largest of the others.
-        samples: Places of the samples that stand out of the batch, if only some do.
-    """
-
-    not_finite: bool = False
-    ratio: float = 1.0
-    samples: tuple[int, ...] = ()
-
-    @property
-    def odd(self) -> bool:
-        """Whether the batch stands out."""
-        return self.not_finite or self.ratio >= _ODD_RATIO or bool(self.samples)
-
-
-_ODD_RATIO = 8.0
-_ODD_SAMPLE = 20.0
-
-
-def compare_batch(
-    batch: Sequence[NDArray[Any]], others: Sequence[Sequence[NDArray[Any]]]
-) -> BatchFacts:
-    """Compares the floating-point arrays of a batch with those of other batches.
-
-    Args:
-        batch: Its arrays. Rows of the first axis are samples.
-        others: The same of batches before it; arrays at the same place are compared.
-    """
-    not_finite, ratio, odd = False, 1.0, set[int]()
-    for place, array in enumerate(batch):
-        if array.dtype.kind != "f" or not array.size:
-            continue
-        beside = [o[place] for o in others if place < len(o) and o[place].dtype.kind == "f"]
-        sick_before = any(not np.isfinite(o).all() for o in beside)
-        rows = _largest(array)
-        sick = ~np.isfinite(rows)
-        if sick.any() and not sick_before:
-            not_finite = True
-            odd |= set(np.flatnonzero(sick).tolist())
-        finite = rows[~sick]
-        usual = max((float(np.nanmax(_largest(o), initial=0.0)) for o in beside), default=0.0)
-        if usual > 0 and math.isfinite(usual) and finite.size:
-            ratio = max(ratio, float(finite.max()) / usual)
-            odd |= set(np.flatnonzero(~sick & (rows > _ODD_SAMPLE * usual)).tolist())
-    several = (
-        len(batch) > 0 and 0 < len(odd) <= max((len(a) for a in batch if a.ndim), default=0) / 2
-    )
-    return BatchFacts(not_finite, ratio, tuple(sorted(odd)) if several else ())
-
-
-def _largest(array: NDArray[Any]) -> NDArray[np.float64]:
-    """Largest absolute value of each row; NaN or Inf if it holds either."""
-    rows = np.abs(array.reshape(len(array), -1) if array.ndim else array.reshape(1, 1))
-    largest: NDArray[np.float64] = rows.max(axis=1).astype(np.float64)
-    return largest
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +66,8 @@ class Diagnosis:
         """Weighs a bad step."""
         codes = {f.code for f in seen.findings}
         culprit = next((f.culprit for f in seen.findings if f.culprit), Culprit())
-        if seen.batch is not None and seen.batch.odd and codes & _LOUD:
-            self._add("cause-bad-batch", 0.9, seen, _of_batch(seen.batch), culprit)
+        if "outlier-batch" in codes:
+            self._add("cause-bad-batch", 0.9, seen, _text(seen, "outlier-batch"), culprit)
         elif "optimizer-state-damage" in codes:
             self._add(
                 "cause-optimizer-state", 0.95, seen, _text(seen, "optimizer-state-damage"), culprit
@@ -295,7 +233,7 @@ class Diagnosis:
             text = (
                 f"every gradient is about {factor:.3g} times its usual size; the loss is as usual"
             )
-            self._add("cause-loss-scale", 0.8, seen, text, Culprit())
+            self._add("cause-loss-scale", 0.75, seen, text, Culprit())
         else:
             text = "gradients are out of range and the loss is as usual"
             self._add("cause-bad-batch", 0.3, seen, text, culprit)
@@ -303,7 +241,9 @@ class Diagnosis:
 
     def _add(self, code: str, weight: float, seen: Incidence, text: str, culprit: Culprit) -> None:
         cause = self._causes.setdefault(code, _Cause(step=seen.step))
-        cause.doubt *= 1.0 - weight
+        # What only fits a cause does not prove it, however often it comes.
+        least = 0.0 if weight >= _DIRECT else min(cause.doubt, 1.0 - _CIRCUMSTANTIAL)
+        cause.doubt = max(cause.doubt * (1.0 - weight), least)
         cause.layer = cause.layer or culprit.layer
         cause.batch = cause.batch or culprit.batch
         cause.samples = cause.samples or culprit.samples
@@ -311,9 +251,8 @@ class Diagnosis:
             cause.texts.append(text)
 
 
-_LOUD = frozenset(
-    {"loss-spike", "loss-divergence", "loss-not-finite", "gradient-not-finite", "gradient-spike"}
-)
+_DIRECT = 0.8
+_CIRCUMSTANTIAL = 0.75
 _MOMENTUM_RISE = 100.0
 _WILD = 10.0
 _QUIET = 4.0
@@ -325,8 +264,10 @@ _TOLD: Mapping[str, tuple[tuple[str, float], ...]] = {
     "dead-units": (("cause-dead-layer", 0.8),),
     "all-zero-tensor": (("cause-dead-layer", 0.7),),
     "unchanged-tensor": (("cause-frozen-parameters", 0.7),),
-    "sorted-labels": (("cause-data-order", 0.8),),
-    "padding-share": (("cause-padding", 0.6),),
+    "sorted-labels": (("cause-data-order", 0.9),),
+    "unmasked-padding": (("cause-padding", 0.6),),
+    "outlier-batch": (("cause-bad-batch", 0.6),),
+    "repeated-batch": (("cause-repeated-data", 0.9),),
     "gradient-underflow": (("cause-precision-overflow", 0.3),),
     "loss-scale-thrash": (("cause-precision-overflow", 0.5),),
     "level-shift": (("cause-label-noise", 0.3),),
@@ -338,14 +279,6 @@ _TOLD: Mapping[str, tuple[tuple[str, float], ...]] = {
 
 def _text(seen: Incidence, code: str) -> str:
     return next((f.message for f in seen.findings if f.code == code), "")
-
-
-def _of_batch(batch: BatchFacts) -> str:
-    if batch.not_finite:
-        return "the batch holds NaN or Inf"
-    if batch.samples:
-        return f"{len(batch.samples)} samples of the batch are out of range"
-    return f"the largest value of the batch is {batch.ratio:.3g} times that of the batches before"
 
 
 def _lone_layer(rises: Mapping[str, float]) -> str | None:

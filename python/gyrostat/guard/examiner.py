@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from gyrostat.findings import Finding
+from gyrostat.findings import Finding, Severity, worst
 from gyrostat.guard.batches import Batch, BatchRegistry
 from gyrostat.guard.contents import Contents
-from gyrostat.guard.diagnosis import BatchFacts, Diagnosis, Incidence, compare_batch
+from gyrostat.guard.diagnosis import Diagnosis, Incidence
+from gyrostat.guard.outliers import BatchFacts, compare_batch, outlier_batch
 from gyrostat.guard.subject import Subject
 
 __all__ = ["Examiner"]
@@ -17,7 +18,22 @@ __all__ = ["Examiner"]
 _VERSION = 1
 _MEMORY = 20  # steps for which a jump of the learning rate may be the cause of what follows
 _FEW = 0.3
+_GAINS = (0.03, 6.0)
+"""Of initial weights, standard deviation by root of fan-in: 0.2 to 1.5 is usual."""
+_LOUD = frozenset(
+    {
+        "hard-batch",
+        "loss-spike",
+        "loss-divergence",
+        "loss-not-finite",
+        "gradient-not-finite",
+        "gradient-spike",
+    }
+)
+"""Codes that a bad batch may be behind."""
+_DEAD = frozenset({"dead-units", "all-zero-tensor"})
 _BESIDE = 4  # batches that a bad one is compared with
+_PASSED = 32  # batches that are gone through to find them
 
 
 class Examiner:
@@ -49,15 +65,29 @@ class Examiner:
             data: The last of them.
             position: Steps of training so far.
         """
-        if position == 0 and (idle := self._subject.untrained_parameters()):
+        if position == 0:
+            self._look_at_the_start()
+        if len(batches) != 1:
+            return ()
+        found = self._contents.update(batches[0].identity, self._subject.arrays(data), position)
+        return tuple(_with_samples(f, batches[0]) for f in found)
+
+    def _look_at_the_start(self) -> None:
+        if idle := self._subject.untrained_parameters():
             # Few that do not learn were forgotten; many are a choice, as in a fine-tuning.
             share = len(idle) / max(1, len(self._subject.weight_extremes()))
             text = f"no update changes {', '.join(idle[:5])}{', ...' if idle[5:] else ''}"
             weight = 0.8 if share <= _FEW else 0.2
-            self.diagnosis.fact("cause-frozen-parameters", weight, position, text, idle[0])
-        if len(batches) != 1:
-            return ()
-        return self._contents.update(batches[0].identity, self._subject.arrays(data), position)
+            self.diagnosis.fact("cause-frozen-parameters", weight, 0, text, idle[0])
+        low, high = _GAINS
+        gains = self._subject.gains()
+        wild = {name: gain for name, gain in gains.items() if gain > 0 and not low < gain < high}
+        for name, gain in list(wild.items())[:1]:
+            text = (
+                f"{len(wild)} of {len(gains)} matrices are out of scale: the weights of {name} "
+                f"have a standard deviation of {gain:.2g} over the root of their fan-in"
+            )
+            self.diagnosis.fact("cause-initialisation", 0.7, 0, text, name)
 
     def diagnose(
         self,
@@ -84,9 +114,17 @@ class Examiner:
         codes = {f.code for f in findings}
         if "lr-jump" in codes:
             self._rate_raised = position
-        facts = self._compare(batches, data) if batches else None
-        if facts is not None and (samples := _samples(batches[-1], facts)):
+        facts = self._compare(batches, data) if batches and codes & _LOUD else None
+        if facts is not None and facts.odd:
+            first = findings[0]
+            findings = [
+                *findings,
+                outlier_batch(facts, first.step, first.culprit, Severity.WARNING),
+            ]
+            samples = _samples(batches[-1], facts.samples)
             findings = [replace(f, culprit=replace(f.culprit, samples=samples)) for f in findings]
+        elif worst(findings) is Severity.INFO:
+            return list(findings)  # a hard batch: nothing is wrong
         raised = self._rate_raised
         self._last = Incidence(
             step=findings[0].step or 0,
@@ -100,6 +138,20 @@ class Examiner:
         self.diagnosis.incident(self._last)
         return list(findings)
 
+    def told(self, finding: Finding, norms: Mapping[str, float]) -> None:
+        """Weighs a finding that no action follows from.
+
+        Args:
+            finding: The finding.
+            norms: L2 norm of each gradient by parameter, from the input to the output.
+        """
+        if finding.code in _DEAD and (still := [n for n, norm in norms.items() if norm == 0]):
+            # What comes before a dead layer gets no gradient either, nor do the weights after it,
+            # but for their bias: the last bias without one is that of the dead layer.
+            layer = next((n for n in reversed(still) if n.endswith("bias")), still[-1])
+            finding = replace(finding, culprit=replace(finding.culprit, layer=layer))
+        self.diagnosis.told(finding)
+
     def probed(self, *, healthy: bool) -> None:
         """Weighs that an earlier batch was tried again after the last bad step."""
         self.diagnosis.probe(healthy=healthy, seen=self._last)
@@ -107,11 +159,12 @@ class Examiner:
     def _compare(self, batches: Sequence[Batch], data: Any) -> BatchFacts:
         own = {batch.identity for batch in batches}
         others = [
-            self._subject.arrays(beside)
-            for batch, beside in self._registry.recent(_BESIDE + len(own))
+            beside
+            for batch, beside in self._registry.recent(_PASSED)
             if batch.identity not in own and batch.identity not in self._registry.bad
         ]
-        return compare_batch(self._subject.arrays(data), others)
+        arrays = self._subject.arrays
+        return compare_batch(arrays(data), [arrays(beside) for beside in others[-_BESIDE:]])
 
     def state_dict(self) -> dict[str, Any]:
         """The state as plain values."""
@@ -139,9 +192,17 @@ class Examiner:
         self.diagnosis, self._contents, self._rate_raised = diagnosis, contents, raised
 
 
-def _samples(batch: Batch, facts: BatchFacts) -> tuple[int, ...]:
+def _with_samples(finding: Finding, batch: Batch) -> Finding:
+    places = finding.evidence.get("samples") if finding.code == "outlier-batch" else None
+    if not places:
+        return finding
+    samples = _samples(batch, tuple(places))
+    return replace(finding, culprit=replace(finding.culprit, samples=samples))
+
+
+def _samples(batch: Batch, places: tuple[int, ...]) -> tuple[int, ...]:
     """Indices in the data set where the loader tells them, else places in the batch."""
-    known, places = batch.samples, facts.samples
+    known = batch.samples
     if not known or max(places, default=0) >= len(known):
         return places
     return tuple(known[place] for place in places)

@@ -17,7 +17,9 @@ _CLIPPED = frozenset({"gradient-spike"})
 _LOWERED = frozenset({"lr-jump"})
 _REPAIRED = frozenset({"optimizer-state-damage"})
 _SKIPPED = frozenset({"loss-spike", "loss-divergence", "loss-not-finite", "gradient-not-finite"})
-ACTED_ON = _CLIPPED | _LOWERED | _REPAIRED | _SKIPPED | WEIGHT_DAMAGE
+_EXPLAINED = frozenset({"outlier-batch", "stale-gradient"})
+"""Of these it is known that the weights are fine, so that skipping is all that is needed."""
+ACTED_ON = _CLIPPED | _LOWERED | _REPAIRED | _SKIPPED | _EXPLAINED | WEIGHT_DAMAGE
 """Codes that lead to an action; the rest is told only, since no single update is to blame."""
 
 _FITTING = frozenset({Action.RESET_MOMENTUM, Action.LOWER_LR})
@@ -116,21 +118,28 @@ class Ladder:
         return Decision(Action.STOP)
 
     def _wanted(self, codes: set[str], situation: Situation) -> tuple[Action, bool]:
+        """The action that fits best, and whether an earlier batch is to be tried with it."""
         if codes & WEIGHT_DAMAGE:
             return Action.ROLLBACK, False
         if codes & _REPAIRED:
-            if situation.can_repair:
-                return Action.RESET_MOMENTUM, False
-            self.lr_relief = self.policy.lr_cut**_STATE_LOST
-            return Action.LOWER_LR, False
-        if not codes & _SKIPPED:
-            return (Action.CLIP if codes & _CLIPPED else Action.LOWER_LR), False
+            return self._repair(situation), False
+        if codes & _EXPLAINED:
+            return Action.SKIP, False
+        if codes & _SKIPPED:
+            return self._skip(situation)
+        return (Action.CLIP if codes & _CLIPPED else Action.LOWER_LR), False
+
+    def _repair(self, situation: Situation) -> Action:
+        if situation.can_repair:
+            return Action.RESET_MOMENTUM
+        self.lr_relief = self.policy.lr_cut**_STATE_LOST
+        return Action.LOWER_LR
+
+    def _skip(self, situation: Situation) -> tuple[Action, bool]:
         self._bad_in_a_row += 1
         if self._bad_in_a_row < self.policy.patience or self._data_at_fault:
             return Action.SKIP, False
-        if situation.can_probe:
-            return Action.SKIP, True
-        return Action.ROLLBACK, False
+        return (Action.SKIP, True) if situation.can_probe else (Action.ROLLBACK, False)
 
     def _affordable(self, wanted: Action, situation: Situation) -> Action:
         """``wanted``, or the next severer action that is allowed and within its budget."""

@@ -130,6 +130,11 @@ class Guard:
         return self._registry.next_epoch
 
     @property
+    def batch(self) -> Batch | None:
+        """The batch that was handed out last."""
+        return self._registry.current
+
+    @property
     def hypotheses(self) -> tuple[Finding, ...]:
         """What may be behind the findings, the likeliest first; see ``docs/guard.md``."""
         return self._examiner.diagnosis.hypotheses()
@@ -342,11 +347,11 @@ class Guard:
         told = [f for f in found if f not in acting]
         told += self._examiner.look_around(self._pending, self._data, self._position)
         for finding in told:
-            self._examiner.diagnosis.told(finding)
+            self._examiner.told(finding, gradients.norms)
             if finding.severity >= Severity.WARNING:
                 _LOG.warning("%s", finding)
         named = self._with_culprits([replace(f, step=step) for f in acting], gradients.norms)
-        if worst(named) not in (None, Severity.INFO):
+        if named:
             rises = self._watch.gradients.rises(gradients.norms)
             healthy = self._snapshots.healthy
             state = None if healthy is None else healthy.state

@@ -138,6 +138,10 @@ class Subject(abc.ABC):
         """Names of the parameters that no update changes."""
         return ()
 
+    def gains(self) -> Mapping[str, float]:
+        """Standard deviation by root of fan-in of each matrix of weights, by name."""
+        return {}
+
     def memory_rise(self, state: object) -> float:  # noqa: ARG002
         """How much the optimizer's memory has grown.
 

@@ -203,12 +203,7 @@ class SaturatedActivation(ColumnRule):
         )
 
 
-@dataclass(slots=True)
-class _Seen:
-    looked: bool = False
-
-
-class PoorInitialisation(Rule[_Seen]):
+class PoorInitialisation(ColumnRule):
     """Tells at the first look whether the signal gets lost, or grows, from layer to layer.
 
     What differs between inputs must reach every layer with weights at a size within a factor of
@@ -221,10 +216,8 @@ class PoorInitialisation(Rule[_Seen]):
     Rectifiers".
     """
 
+    _SCALARS = starts(looked=0.0)
     _RANGE = 1e4
-
-    def __init__(self) -> None:
-        super().__init__(_Seen())
 
     def update(self, activations: Activations, step: int) -> Finding | None:
         """Judges the first batch, before any update if it is to tell of the initialisation.
@@ -233,9 +226,9 @@ class PoorInitialisation(Rule[_Seen]):
             activations: The batch; later ones are not looked at.
             step: The step.
         """
-        if self._memory.looked:
+        if self._scalars["looked"]:
             return None
-        self._memory.looked = True
+        self._scalars["looked"] = 1.0
         signal = activations.signal
         places = np.flatnonzero(activations.weighted & (signal > 0.0) & np.isfinite(signal))
         names = [activations.table.names[i] for i in places]

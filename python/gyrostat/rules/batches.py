@@ -8,31 +8,18 @@ matter of a batch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gyrostat.findings import Finding
-from gyrostat.rules._columns import Rules, tensor_finding
-from gyrostat.rules._memory import load_memory, plain_memory
-from gyrostat.rules._rule import VERSION, Rule
+from gyrostat.rules._columns import ColumnRule, Rules, starts, tensor_finding
 
 __all__ = ["BatchRules", "ClassBalance", "InputScale", "PaddingShare"]
 
 
-@dataclass(slots=True)
-class _Classes:
-    seen: int = 0
-    pairs: float = 0.0
-    same: float = 0.0
-    batches: int = 0
-    imbalance_told: bool = False
-    sorted_told: bool = False
-
-
-class ClassBalance:
+class ClassBalance(ColumnRule):
     """Tells of classes that are rare, and of batches that hold one class where the data holds more.
 
     Both once 20 batches were seen. ``class-imbalance``: of 500 labels or more, the most frequent
@@ -47,6 +34,7 @@ class ClassBalance:
     told.
     """
 
+    _SCALARS = starts(seen=0.0, pairs=0.0, same=0.0, batches=0.0, unequal=0.0, ordered=0.0)
     _SEEN = 500
     _RAREST = 10
     _TIMES = 10.0
@@ -55,7 +43,7 @@ class ClassBalance:
     _MOST = 10_000
 
     def __init__(self) -> None:
-        self._memory = _Classes()
+        super().__init__()
         self._counts: dict[int, int] = {}
 
     def update(self, labels: ArrayLike, step: int | None = None) -> tuple[Finding, ...]:
@@ -76,31 +64,31 @@ class ClassBalance:
         if array.dtype.kind not in "biu":
             raise ValueError(f"labels: expected integers, got {array.dtype}")
         classes, counts = np.unique(array[array >= 0], return_counts=True)
-        memory = self._memory
+        memory = self._scalars
         if len(self._counts) > self._MOST or not len(classes):
             return ()
         for label, count in zip(classes.tolist(), counts.tolist(), strict=True):
             self._counts[int(label)] = self._counts.get(int(label), 0) + count
         number = int(counts.sum())
-        memory.seen += number
-        memory.pairs += number * (number - 1)
-        memory.same += float((counts * (counts - 1)).sum())
-        memory.batches += 1
-        if memory.batches < self._BATCHES:
+        memory["seen"] += number
+        memory["pairs"] += number * (number - 1)
+        memory["same"] += float((counts * (counts - 1)).sum())
+        memory["batches"] += 1
+        if memory["batches"] < self._BATCHES:
             return ()
         found = (self._order(step), self._imbalance(step))
         return tuple(f for f in found if f is not None)
 
     def _imbalance(self, step: int | None) -> Finding | None:
-        memory = self._memory
+        memory = self._scalars
         # Of sorted data the classes at hand are not those to come.
-        if memory.imbalance_told or memory.sorted_told or memory.seen < self._SEEN:
+        if memory["unequal"] or memory["ordered"] or memory["seen"] < self._SEEN:
             return None
         most, least = (pick(self._counts, key=self._counts.__getitem__) for pick in (max, min))
         ratio = self._counts[most] / self._counts[least]
         if ratio < self._TIMES or self._counts[least] < self._RAREST:
             return None
-        memory.imbalance_told = True
+        memory["unequal"] = 1.0
         return tensor_finding(
             "class-imbalance",
             step,
@@ -116,15 +104,15 @@ class ClassBalance:
         )
 
     def _order(self, step: int | None) -> Finding | None:
-        memory = self._memory
-        if memory.sorted_told or memory.pairs <= 0.0:
+        memory = self._scalars
+        if memory["ordered"] or memory["pairs"] <= 0.0:
             return None
-        within = memory.same / memory.pairs
+        within = memory["same"] / memory["pairs"]
         alike = sum(count * (count - 1) for count in self._counts.values())
-        over = alike / (memory.seen * (memory.seen - 1))
+        over = alike / (memory["seen"] * (memory["seen"] - 1))
         if over >= 1.0 or (within - over) / (1.0 - over) < self._SORTED:
             return None
-        memory.sorted_told = True
+        memory["ordered"] = 1.0
         return tensor_finding(
             "sorted-labels",
             step,
@@ -137,13 +125,13 @@ class ClassBalance:
                 f"two samples of a batch are of one class in {within:.0%} of cases, two of the "
                 f"data in {over:.0%}"
             ),
-            batches=memory.batches,
+            batches=int(memory["batches"]),
         )
 
     def state_dict(self) -> dict[str, Any]:
         """The state as plain values that strict JSON can hold, bit for bit."""
         counts = {str(label): count for label, count in self._counts.items()}
-        return {"version": VERSION, **plain_memory(self._memory), "counts": counts}
+        return super().state_dict() | {"counts": counts}
 
     def load_state_dict(self, d: Mapping[str, Any]) -> None:
         """Goes on exactly where the rule that gave ``d`` stood.
@@ -151,26 +139,17 @@ class ClassBalance:
         Raises:
             ValueError: If ``d`` is no such state; the rule is then left as it was.
         """
-        memory = load_memory(_Classes, d, VERSION)
         try:
             counts = {int(label): int(count) for label, count in d["counts"].items()}
         except (KeyError, AttributeError, TypeError, ValueError, OverflowError) as error:
             raise ValueError("state: expected counts to be integers by label") from error
-        if any(count < 1 for count in counts.values()) or sum(counts.values()) != memory.seen:
-            raise ValueError("state: counts and seen do not agree")
-        self._memory, self._counts = memory, counts
+        if any(count < 1 for count in counts.values()):
+            raise ValueError("state: expected counts above 0")
+        super().load_state_dict(d)
+        self._counts = counts
 
 
-@dataclass(slots=True)
-class _Moments:
-    rows: int = 0
-    told: bool = False
-    counts: list[float] = field(default_factory=list)
-    means: list[float] = field(default_factory=list)
-    squares: list[float] = field(default_factory=list)
-
-
-class InputScale(Rule[_Moments]):
+class InputScale(ColumnRule):
     """Tells of inputs that are not of the order of 1, once 500 samples were seen.
 
     By feature, the root mean square is above 10, or deviations of features differ by a factor of
@@ -182,12 +161,14 @@ class InputScale(Rule[_Moments]):
         axis: The axis of features or channels.
     """
 
+    _COLUMNS = starts(count=0.0, mean=0.0, square=0.0)
+    _SCALARS = starts(rows=0.0, told=0.0)
     _ROWS = 500
     _LARGE = 10.0
     _RANGE = 1e3
 
     def __init__(self, axis: int = -1) -> None:
-        super().__init__(_Moments())
+        super().__init__()
         self._axis = axis
 
     def update(self, inputs: ArrayLike, step: int | None = None) -> Finding | None:
@@ -200,35 +181,31 @@ class InputScale(Rule[_Moments]):
         Raises:
             ValueError: If there are fewer axes, or other features than before.
         """
-        memory = self._memory
-        if memory.told:
+        if self._scalars["told"]:
             return None
         array = np.asarray(inputs, dtype=np.float64)
         if array.ndim < 2:
             raise ValueError(f"inputs: expected two axes or more, got shape {array.shape}")
         values = np.moveaxis(array, self._axis, -1).reshape(-1, array.shape[self._axis])
-        if memory.means and len(memory.means) != values.shape[1]:
-            raise ValueError(f"inputs: expected {len(memory.means)} features as before")
+        if len(self._names) not in {0, values.shape[1]}:
+            raise ValueError(f"inputs: expected {len(self._names)} features as before")
+        columns = self._align(tuple(map(str, range(values.shape[1]))))
         valid = np.isfinite(values) & (np.abs(values) < 1e150)
         kept = np.where(valid, values, 0.0)
-        before = np.array(memory.counts) if memory.counts else np.zeros(values.shape[1])
-        means = np.array(memory.means) if memory.means else np.zeros(values.shape[1])
-        squares = np.array(memory.squares) if memory.squares else np.zeros(values.shape[1])
+        before, means, squares = columns["count"], columns["mean"], columns["square"]
         # Batches are joined as Chan, Golub and LeVeque (1983) do, which loses no digits.
         new = valid.sum(0)
         mean = kept.sum(0) / np.maximum(new, 1)
         square = (np.where(valid, values - mean, 0.0) ** 2).sum(0)
-        counts = before + new
+        counts = np.maximum(before + new, 1.0)
         shift = mean - means
-        means = means + shift * new / np.maximum(counts, 1.0)
-        squares = squares + square + shift * shift * before * new / np.maximum(counts, 1.0)
-        memory.counts, memory.means, memory.squares = (
-            column.tolist() for column in (counts, means, squares)
-        )
-        memory.rows += len(array)
-        if memory.rows < self._ROWS:
+        squares += square + shift * shift * before * new / counts
+        means += shift * new / counts
+        before += new
+        self._scalars["rows"] += len(array)
+        if self._scalars["rows"] < self._ROWS:
             return None
-        return self._judge(means, np.sqrt(squares / np.maximum(counts, 1.0)), step)
+        return self._judge(means, np.sqrt(squares / counts), step)
 
     def _judge(
         self, means: NDArray[np.float64], stds: NDArray[np.float64], step: int | None
@@ -239,7 +216,7 @@ class InputScale(Rule[_Moments]):
         worst = int(np.argmax(rms)) if len(rms) else 0
         if not len(rms) or (rms[worst] <= self._LARGE and spread < self._RANGE):
             return None
-        self._memory.told = True
+        self._scalars["told"] = 1.0
         large = rms[worst] > self._LARGE
         return tensor_finding(
             "inputs-not-normalised",
@@ -260,30 +237,16 @@ class InputScale(Rule[_Moments]):
             spread=spread,
         )
 
-    def _check(self, memory: _Moments) -> None:
-        if len({len(memory.counts), len(memory.means), len(memory.squares)}) > 1:
-            raise ValueError("state: counts, means and squares differ in length")
 
-
-@dataclass(slots=True)
-class _Padding:
-    sequences: int = 0
-    tokens: int = 0
-    padding: int = 0
-    told: bool = False
-
-
-class PaddingShare(Rule[_Padding]):
+class PaddingShare(ColumnRule):
     """Tells when half of the tokens or more are padding, once 500 sequences were seen.
 
     The half is that of SageMaker Debugger's NLPSequenceRatio.
     """
 
+    _SCALARS = starts(sequences=0.0, tokens=0.0, padding=0.0, told=0.0)
     _SEQUENCES = 500
     _SHARE = 0.5
-
-    def __init__(self) -> None:
-        super().__init__(_Padding())
 
     def update(self, is_padding: ArrayLike, step: int | None = None) -> Finding | None:
         """Judges one batch of sequences.
@@ -296,17 +259,17 @@ class PaddingShare(Rule[_Padding]):
         Raises:
             ValueError: If they have another number of axes.
         """
-        memory = self._memory
+        memory = self._scalars
         flags = np.asarray(is_padding, dtype=np.bool_)
         if flags.ndim != 2:
             raise ValueError(f"is_padding: expected two axes, got shape {flags.shape}")
-        memory.sequences += len(flags)
-        memory.tokens += flags.size
-        memory.padding += int(flags.sum())
-        share = memory.padding / max(memory.tokens, 1)
-        if memory.told or memory.sequences < self._SEQUENCES or share < self._SHARE:
+        memory["sequences"] += len(flags)
+        memory["tokens"] += flags.size
+        memory["padding"] += float(flags.sum())
+        share = memory["padding"] / max(memory["tokens"], 1.0)
+        if memory["told"] or memory["sequences"] < self._SEQUENCES or share < self._SHARE:
             return None
-        memory.told = True
+        memory["told"] = 1.0
         return tensor_finding(
             "padding-share",
             step,
@@ -315,7 +278,7 @@ class PaddingShare(Rule[_Padding]):
             value=share,
             score=share / self._SHARE,
             message=f"{share:.0%} of the tokens are padding",
-            sequences=memory.sequences,
+            sequences=int(memory["sequences"]),
         )
 
 

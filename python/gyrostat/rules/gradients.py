@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ _LEAST_RATIO = 10.0
 _SMOOTHING = 0.05
 _NAMED = 5
 _SEEN = 20
+_COMMON = 50.0
 _LONE_RISE = math.log(50.0)
 _LONE_SPREADS = 10.0
 _FIRST_SPREAD = 0.3
@@ -28,7 +30,7 @@ class GradientRule:
     and ten times the expected norm. Blame goes to the tensor that rose most above its own level,
     an exponential mean of the log norm over healthy steps (weight 0.05). A tensor whose norm is 50
     times its level, and whose log is ten of its mean deviations above it, is a ``gradient-spike``
-    by itself, once it was seen 20 times.
+    by itself, once it was seen 20 times; so are all of them if half of them are.
     """
 
     def __init__(self) -> None:
@@ -36,6 +38,7 @@ class GradientRule:
         self._levels: dict[str, float] = {}
         self._spreads: dict[str, float] = {}
         self._seen = 0
+        self._expected: float | None = None  # while a spike lasts
 
     def update(self, norms: Mapping[str, float], step: int) -> Finding | None:
         """Judges the gradients of one step.
@@ -49,10 +52,16 @@ class GradientRule:
             return self._not_finite(sick, norms, step)
         total = math.hypot(*norms.values())
         verdict = self._detector.update(total, step=step)
-        if verdict is not None and verdict.severity > Severity.INFO and verdict.expected:
-            ratio = total / verdict.expected
-            if ratio >= _LEAST_RATIO:
-                return self._spike(norms, total, ratio, verdict, step)
+        # The detector takes a level that stays for the new one; a gradient ten times too large
+        # stays too large.
+        if self._expected is None and verdict is not None:
+            self._expected = verdict.expected
+        if self._expected is None and (rises := self.rises(norms)):
+            usual = statistics.median(rises.values())
+            self._expected = total / usual if self._seen >= _SEEN and usual >= _COMMON else None
+        if self._expected and total >= _LEAST_RATIO * self._expected:
+            return self._spike(norms, total, self._expected, step)
+        self._expected = None
         if self._seen >= _SEEN and (lone := self._lone(norms, step)) is not None:
             return lone
         self._learn(norms)
@@ -91,8 +100,9 @@ class GradientRule:
         )
 
     def _spike(
-        self, norms: Mapping[str, float], total: float, ratio: float, verdict: Finding, step: int
+        self, norms: Mapping[str, float], total: float, expected: float, step: int
     ) -> Finding:
+        ratio = total / expected
         blamed = self.blame(norms)
         evidence: dict[str, Any] = {"ratio": ratio}
         if blamed is not None:
@@ -103,15 +113,15 @@ class GradientRule:
             step=step,
             signal="grad_norm",
             value=total,
-            expected=verdict.expected,
-            score=verdict.score,
+            expected=expected,
+            score=ratio / _LEAST_RATIO,
             message=f"gradient norm {total:.4g}, {ratio:.3g} times the expected",
             culprit=Culprit(layer=blamed[0] if blamed else None),
             evidence=evidence,
         )
 
     def _lone(self, norms: Mapping[str, float], step: int) -> Finding | None:
-        """One tensor far out of its own range, where the global norm does not show it."""
+        """A tensor far out of its own range, where the global norm does not show it."""
         for name, norm in norms.items():
             level = self._levels.get(name, math.inf)
             if norm > 0 and (rise := math.log(norm) - level) >= _LONE_RISE:
@@ -150,6 +160,7 @@ class GradientRule:
             "levels": plain(self._levels),
             "spreads": plain(self._spreads),
             "seen": self._seen,
+            "expected": plain(self._expected),
         }
 
     def load_state_dict(self, d: Mapping[str, Any]) -> None:
@@ -164,9 +175,11 @@ class GradientRule:
             levels, spreads = (
                 {str(k): float(v) for k, v in d[column].items()} for column in ("levels", "spreads")
             )
+            expected = None if d["expected"] is None else float(d["expected"])
         except (KeyError, AttributeError, TypeError, ValueError) as error:
             raise ValueError("state: levels and spreads must be numbers") from error
         if levels.keys() != spreads.keys():
             raise ValueError("state: levels and spreads must be of the same names")
         self._detector.load_state_dict(d.get("detector", {}))
         self._levels, self._spreads, self._seen = levels, spreads, d["seen"]
+        self._expected = expected

@@ -30,7 +30,7 @@ class GradientUnderflow(ColumnRule):
 
     Of the values other than zero, half or more must be lost: become zero in the format or, in
     float16, keep fewer than five bits there, as all values do that came out of it near its end.
-    Every 16th call looks at all tensors; what is bad at two looks in a row is told. Tensors with
+    Every 32nd call looks at all tensors; what is bad at two looks in a row is told. Tensors with
     less than a thousandth of their layer's norm are left out.
 
     Source: Micikevicius et al. (2018), "Mixed Precision Training".
@@ -42,7 +42,7 @@ class GradientUnderflow(ColumnRule):
 
     _COLUMNS = starts(EPISODES)
     _SCALARS = starts(told=0.0, calls=0.0)
-    _EVERY = 16
+    _EVERY = 32
     _PATIENCE = 2
     _LOST = 0.5
     _LEAST = 1e-3

@@ -31,6 +31,7 @@ _LOOK_EVERY = 50
 
 _FIRST = ("exp_avg", "momentum_buffer")
 _SECOND = ("exp_avg_sq", "square_avg")
+_MATRICES = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NO_NUMPY = frozenset({torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2})
 _LARGEST_BUFFERS = 1 << 26  # bytes; what is larger is no running statistic
 
@@ -95,6 +96,7 @@ class TorchSubject(Subject):
         return {
             "parts": {name: _to_host(part.state_dict()) for name, part in self._parts.items()},
             "random": self.random.capture(),
+            "passes": self._activations.passes,
         }
 
     def restore(self, state: Any) -> None:
@@ -104,6 +106,7 @@ class TorchSubject(Subject):
             part.load_state_dict(copy.deepcopy(state["parts"][name]))
         self.drop_gradients()
         self.random.restore(state["random"])
+        self._activations.passes = state["passes"]
 
     def leaves(self, batch: object) -> Iterator[NDArray[Any]]:
         """The arrays of a batch, tensors without a copy where they are in host memory."""
@@ -188,6 +191,19 @@ class TorchSubject(Subject):
         held = {id(p) for group in self._optimizer.param_groups for p in group["params"]}
         named = self._model.named_parameters()
         return tuple(name for name, p in named if not p.requires_grad or id(p) not in held)
+
+    def gains(self) -> Mapping[str, float]:
+        """Of linear maps and convolutions."""
+        matrices = {
+            f"{name}.weight" if name else "weight": module.weight.detach()
+            for name, module in self._model.named_modules()
+            if isinstance(module, _MATRICES) and type(module.weight) is nn.Parameter
+        }
+        return {
+            name: float(w.float().std(correction=0)) * math.sqrt(w[0].numel())
+            for name, w in matrices.items()
+            if w.numel()
+        }
 
     def memory_rise(self, state: Any) -> float:
         """Of Adam's ``exp_avg``, or the momentum of SGD."""
