@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from gyrostat.guard.subject import Gradients, Measured, OptimizerState, Subject
 from gyrostat.integrations.torch.activations import ActivationProbe
+from gyrostat.integrations.torch.codec import CODEC, TorchCodec
 from gyrostat.integrations.torch.data import LoaderSource, TorchRandomState, tensor_leaves
 from gyrostat.integrations.torch.late import measure_on_device
 from gyrostat.integrations.torch.learning_rate import LearningRateScale
@@ -117,6 +118,7 @@ class TorchSubject(Subject):
         return {
             "parts": {name: to_host(part.state_dict()) for name, part in self._parts.items()},
             "random": self.random.capture(),
+            "passes": self._activations.passes,
         }
 
     def restore(self, state: Any) -> None:
@@ -125,6 +127,7 @@ class TorchSubject(Subject):
             part.load_state_dict(to_load(state["parts"][name]))
         self.drop_gradients()
         self.random.restore(state["random"])
+        self._activations.passes = state["passes"]
 
     def leaves(self, batch: object) -> Iterator[NDArray[Any]]:
         """The arrays of a batch, tensors without a copy where they are in host memory."""
@@ -182,6 +185,11 @@ class TorchSubject(Subject):
         """Copies the held buffers back."""
         for buffer, kept in self._buffers:
             buffer.copy_(kept)
+
+    @property
+    def codec(self) -> TorchCodec:
+        """Tensors of PyTorch beside arrays of NumPy."""
+        return CODEC
 
     @property
     def random(self) -> TorchRandomState:
