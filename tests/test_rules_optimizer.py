@@ -84,7 +84,11 @@ def test_a_mean_of_squares_set_to_zero_is_damage(optimizer):
     assert run.steps([1.0] * 20) == []
     run.memory(key, 2).zero_()
     (finding,) = run.steps([1.0] * 5)
-    assert (finding.code, finding.severity, finding.step) == ("optimizer-state-damage", "critical", 21)
+    assert (finding.code, finding.severity, finding.step) == (
+        "optimizer-state-damage",
+        "critical",
+        21,
+    )
     assert finding.culprit.layer == "1.weight"
     assert finding.evidence["how"] == "fell"
     assert finding.evidence["share"] == 0.25

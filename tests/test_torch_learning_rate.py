@@ -41,7 +41,9 @@ def chained(optimizer):
 
 def sequential(optimizer):
     first = schedules.LinearLR(optimizer, 0.1, total_iters=5)
-    return schedules.SequentialLR(optimizer, [first, schedules.CosineAnnealingLR(optimizer, 9)], [5])
+    return schedules.SequentialLR(
+        optimizer, [first, schedules.CosineAnnealingLR(optimizer, 9)], [5]
+    )
 
 
 SCHEDULES = {
