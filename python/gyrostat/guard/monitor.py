@@ -354,11 +354,24 @@ class Guard:
         self._pace.step()
         self._settled = True
         self._pending.clear()
-        verdict = self.settle()
+        verdict = self._judge_rates() if self._waiting is None else self.settle()
         if verdict:  # if not, the present step is undone with the one before
             self._waiting = present
             self._between_steps()
         return verdict
+
+    def _judge_rates(self) -> Verdict:
+        """Judges what is known at once, where no step is waiting: the learning rates."""
+        step = self.step - 1
+        measured = Measured(0.0, Gradients({}), self._subject.learning_rates())
+        measured = self._subject.agree(measured, step)
+        found = self._watch.rates.update(measured.rates, self._position)
+        if found is None:
+            return Verdict(Action.CONTINUE)
+        findings = tuple(self._with_culprits([replace(found, step=step)], {}))
+        self._findings += findings
+        decision = self._ladder.decide(self._situation(step, findings))
+        return self._carry_out(decision, findings, (), step)
 
     def _decide(self, measured: Measured, step: int) -> Verdict:
         measured = self._subject.agree(measured, step)
@@ -378,7 +391,10 @@ class Guard:
             measured, self._position, expects_overflow=self._subject.expects_overflow()
         )
         acting = [f for f in found if f.code in ACTED_ON or f.code == "hard-batch"]
-        if worst(acting) not in (None, Severity.INFO):
+        # With a lag the update of the step has changed the weights, unless it was gated: they say
+        # nothing of what they were before it.
+        telling = not self._lag or measured.gradients.gated
+        if telling and worst(acting) not in (None, Severity.INFO):
             # Weights are looked at only when something is wrong: it costs a read of all of them.
             healthy = self._snapshots.healthy
             if healthy is not None:
@@ -386,11 +402,11 @@ class Guard:
                 acting += [] if damage is None else [damage]
         told = [f for f in found if f not in acting]
         told += self._examiner.look_around(self._pending, self._data, self._position)
+        norms = measured.gradients.norms
         for finding in told:
-            self._examiner.told(finding, measured.gradients.norms)
+            self._examiner.told(finding, norms)
             if finding.severity >= Severity.WARNING:
                 _LOG.warning("%s", finding)
-        norms = measured.gradients.norms
         named = self._with_culprits([replace(f, step=step) for f in acting], norms)
         if named:
             rises = self._watch.gradients.rises(norms)
@@ -399,7 +415,22 @@ class Guard:
             named = self._examiner.diagnose(
                 named, rises, self._pending, self._data, state, self._position
             )
+            named = self._with_those_of_others(named, step)
         return tuple(named), tuple(replace(f, step=step) for f in told)
+
+    def _with_those_of_others(self, findings: list[Finding], step: int) -> list[Finding]:
+        """Adds what another rank alone can see, that its batch stands out of those before."""
+        code = "outlier-batch"
+        ranks = self._subject.ranks_with(any(f.code == code for f in findings), step=step)
+        if not ranks:
+            return findings
+        own = [f for f in findings if f.code == code] or [
+            Finding(
+                code, Severity.WARNING, step=step, message="the batch of another rank stands out"
+            )
+        ]
+        named = [replace(f, culprit=replace(f.culprit, ranks=ranks)) for f in own]
+        return [*(f for f in findings if f.code != code), *named]
 
     def _with_culprits(
         self, findings: Sequence[Finding], norms: Mapping[str, float]

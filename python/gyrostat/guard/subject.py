@@ -189,6 +189,11 @@ class Subject(abc.ABC):
         del step
         return flags
 
+    def ranks_with(self, flag: bool, *, step: int) -> tuple[int, ...]:
+        """The ranks of the run on which a flag is set; nothing in a run of one rank."""
+        del flag, step
+        return ()
+
     def by_rank(self, signal: str, layer: str | None = None) -> Mapping[int, float]:
         """What each rank had in what was agreed on last.
 
