@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -40,10 +41,8 @@ def placed_lines(path: Path) -> Iterator[tuple[int, Any]]:
     place = 0
     with path.open("rb") as file:
         for line in file:
-            try:
+            with contextlib.suppress(ValueError, RecursionError):
                 yield place, json.loads(line)
-            except (ValueError, RecursionError):
-                pass
             place += len(line)
 
 

@@ -750,7 +750,7 @@ class Guard:
             if check_weights(weights, weights if healthy is None else healthy.weights, self.step):
                 return  # damaged since the last step was judged: the next one will tell
             to_disk = self._files is not None and self._files.wanted
-            # Batches that are replayed are fetched again after a restart, with other random numbers.
+            # What is replayed is fetched again after a restart, with other random numbers.
             to_disk = to_disk and not self._registry.is_replaying
             # A run that is only observed never goes back: its weights' extremes are enough.
             state = self._subject.capture() if self.policy.act or to_disk else None
