@@ -20,6 +20,7 @@ from gyrostat.guard.journal import Incident, Journal
 from gyrostat.guard.ladder import ACTED_ON, Decision, Ladder, Situation
 from gyrostat.guard.policy import Action, Policy
 from gyrostat.guard.ranks import standing_out
+from gyrostat.guard.restarts import SnapshotFiles
 from gyrostat.guard.snapshots import Pace, Snapshot, SnapshotRing
 from gyrostat.guard.subject import Gradients, Measured, OptimizerState, Subject
 from gyrostat.guard.watch import Watch
@@ -80,8 +81,9 @@ class Guard:
     Args:
         subject: The model and optimizer, behind the :class:`~gyrostat.guard.Subject` interface.
         policy: ``"observe"``, ``"cautious"``, ``"recover"`` or a :class:`Policy`.
-        run_dir: Folder for ``journal.jsonl`` and ``left-out.jsonl``. What is found there is read:
-            batches stay left out after a restart. None keeps both in memory.
+        run_dir: Folder for ``journal.jsonl``, ``left-out.jsonl`` and ``checkpoints``. What is found
+            there is read: batches stay left out after a restart, and :meth:`resume` goes on from
+            the last checkpoint. None keeps all in memory.
         lag: 0 to judge each step before its update. 1 to judge it at the next, so that the host
             never waits for the device to catch up; an update that should not have been is then
             undone by going back to a snapshot.
@@ -131,10 +133,15 @@ class Guard:
         self._ended = False
         self._data: Any = None
         self._settled = True
+        self._clears = False
         self._told: frozenset[str] = frozenset()
         self._history = History()
         self._findings: list[Finding] = []
         self._journal = Journal(None if folder is None else folder / "journal.jsonl")
+        self._files: SnapshotFiles | None = None
+        if folder is not None:
+            proof = max(self.policy.healthy_after, _APPLIED)
+            self._files = SnapshotFiles(folder / "checkpoints", self.policy, subject.codec, proof)
         subject.hold_buffers()
 
     @property
@@ -146,6 +153,11 @@ class Guard:
     def incidents(self) -> tuple[Incident, ...]:
         """Everything in the journal, earlier runs in the same ``run_dir`` included."""
         return tuple(self._journal.incidents)
+
+    @property
+    def next_epoch(self) -> int:
+        """Number of the epoch that the next call of :meth:`batches` begins, or goes on with."""
+        return self._registry.next_epoch
 
     @property
     def batch(self) -> Batch | None:
@@ -174,6 +186,42 @@ class Guard:
         """Says that a learning rate taken for a mistake is meant: it is scaled no more."""
         self._watch.rates.accept()
         self._subject.scale_learning_rate(self.lr_factor)
+
+    def resume(self) -> bool:
+        """Goes on where a run in the same ``run_dir`` was killed, from its last checkpoint.
+
+        Model, optimizer, schedule, random numbers, the position in the data and the guard itself
+        are as they were then; steps made since are made again, with the same bits. What the guard
+        wrote down in them is taken back, so that it is found and done once more.
+
+        Call it once, after everything was built as at the first start::
+
+            guard = Guard(model, optimizer, scheduler, run_dir="runs/mine")
+            guard.resume()
+            for epoch in range(guard.next_epoch, epochs):
+                for batch in guard.batches(loader):
+                    ...
+
+        Returns:
+            Whether there was a checkpoint. If not, the run begins anew.
+
+        Raises:
+            ValueError: If the guard has no ``run_dir``, or the checkpoint is of another version.
+        """
+        if self._files is None:
+            raise ValueError("run_dir: expected a folder to resume from, got None")
+        found = self._files.newest()
+        if found is None and not self.policy.checkpoints_kept:
+            return False
+        if found is not None:
+            self.load_state_dict(found["guard"])
+            self._subject.restore(found["subject"])
+            self._subject.hold_buffers()
+            _LOG.info("the run goes on from step %d", self.step)
+        sizes = {"journal": 0, "left_out": 0} if found is None else found["sizes"]
+        self._registry.undo_since(sizes["left_out"], self.step)
+        self._journal.resume(self.step, sizes["journal"])
+        return found is not None
 
     def batches(self, loader: Iterable[Any]) -> Iterator[Any]:
         """Iterates over ``loader`` once, giving each batch an identity.
@@ -303,6 +351,10 @@ class Guard:
             "step": self.step,
             "position": self._position,
             "stopped": self.stopped,
+            "applied": list(self._applied),
+            "suspects": list(self._suspects),
+            "told": sorted(self._told),
+            "clears_gradients": self._clears,
             "batches": self._registry.state_dict(),
             "ladder": self._ladder.state_dict(),
             "watch": self._watch.state_dict(),
@@ -320,6 +372,7 @@ class Guard:
         step, position, stopped = d.get("step"), d.get("position"), d.get("stopped")
         if not isinstance(step, int) or not isinstance(position, int):
             raise ValueError("state: step and position must be integers")
+        lists = {name: _texts(name, d.get(name)) for name in ("applied", "suspects", "told")}
         parts = {name: d.get(name) for name in _PARTS}
         if not all(isinstance(part, Mapping) for part in parts.values()):
             raise ValueError(f"state: lacks one of {', '.join(parts)}")
@@ -331,6 +384,12 @@ class Guard:
         self._registry.load_state_dict(d["batches"])
         self._watch, self._ladder, self._examiner = watch, ladder, examiner
         self.step, self._position, self.stopped = step, position, bool(stopped)
+        self._applied = deque(lists["applied"], maxlen=_APPLIED)
+        self._suspects, self._told = lists["suspects"], frozenset(lists["told"])
+        self._pending.clear()
+        self._probe, self._settled = None, True
+        if d.get("clears_gradients") and not self._clears:
+            self._clear_gradients()
         self._snapshots = SnapshotRing(self.policy.snapshots_kept, self.policy.healthy_after)
         self._subject.scale_learning_rate(self.lr_factor)
 
@@ -497,6 +556,8 @@ class Guard:
             self._go_on()
         else:
             self._snapshots.bad_step()
+            if self._files is not None:
+                self._files.bad_step()
             self._record(self._act(action, decision, findings, step))
         if action.updates:
             self._applied.extend(batch.identity for batch in self._pending)
@@ -509,6 +570,8 @@ class Guard:
         self._suspects.clear()
         self._told = frozenset()
         self._snapshots.clean_step()
+        if self._files is not None:
+            self._files.clean_step()
         self._subject.hold_buffers()
         if not self._lag:
             self._between_steps()
@@ -535,7 +598,7 @@ class Guard:
         forgiven: tuple[str, ...] = ()
         restored: int | None = None
         if stale and not action.updates:
-            self._subject.clear_gradients_after_updates()
+            self._clear_gradients()
         elif not action.updates and not damaged:
             left_out = tuple(batch.identity for batch in self._pending)
             self._suspects += left_out
@@ -552,9 +615,11 @@ class Guard:
                 left_out += tuple(self._applied) if decision.attempt > 1 else ()
                 restored = self._undo(action, decision)
         if forgiven:
-            self._registry.forgive(*forgiven)
+            reason = "the weights were at fault"
+            self._registry.forgive(*forgiven, reason=reason, step=step)
         if left_out:
-            self._registry.leave_out(*left_out, reason=", ".join(f.code for f in findings))
+            reason = ", ".join(f.code for f in findings)
+            self._registry.leave_out(*left_out, reason=reason, step=step)
         changes = {"left_out": left_out, "forgiven": forgiven, "restored_step": restored}
         return self._incident(step, findings, action, decision.action, **changes)
 
@@ -596,6 +661,10 @@ class Guard:
             time=time.time(),
             **changes,
         )
+
+    def _clear_gradients(self) -> None:
+        self._clears = True
+        self._subject.clear_gradients_after_updates()
 
     def _clip(self, findings: Sequence[Finding]) -> None:
         """Brings the gradient down to what was expected of it."""
@@ -648,7 +717,8 @@ class Guard:
         if not healthy:
             # The weights were at fault: the batches skipped on the way here are innocent.
             changes["forgiven"] = tuple(self._suspects)
-            self._registry.forgive(*self._suspects, reason="an earlier batch fails as well")
+            reason = "an earlier batch fails as well"
+            self._registry.forgive(*self._suspects, reason=reason, step=step)
             changes["restored_step"] = self._undo(decision.action, decision)
         incident = self._incident(step, probe.findings, decision.action, decision.action, **changes)
         self._record(replace(incident, batch=None, position=None))
@@ -679,10 +749,19 @@ class Guard:
             healthy = self._snapshots.healthy
             if check_weights(weights, weights if healthy is None else healthy.weights, self.step):
                 return  # damaged since the last step was judged: the next one will tell
+            to_disk = self._files is not None and self._files.wanted
+            # Batches that are replayed are fetched again after a restart, with other random numbers.
+            to_disk = to_disk and not self._registry.is_replaying
             # A run that is only observed never goes back: its weights' extremes are enough.
-            state = self._subject.capture() if self.policy.act else None
+            state = self._subject.capture() if self.policy.act or to_disk else None
             rules = self._watch.state_dict()
             position = self._position - (0 if self._lag else ahead)
+            if self._files is not None and to_disk:
+                sizes = {"journal": self._journal.size, "left_out": self._registry.file_size}
+                own = {"step": self.step - ahead, "position": position}
+                held = {"subject": state, "guard": self.state_dict() | own, "sizes": sizes}
+                self._files.offer(self.step - ahead, held)
+            state = state if self.policy.act else None
             self._snapshots.add(Snapshot(self.step - ahead, state, weights, rules, position, mark))
         oldest = self._snapshots.oldest
         if oldest is not None and oldest.mark is not None:
@@ -701,3 +780,9 @@ class Guard:
             self._registry.rewind(snapshot.mark)
         self._subject.scale_learning_rate(self.lr_factor)
         return snapshot.step
+
+
+def _texts(name: str, value: object) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise ValueError(f"state: expected {name} to be a list of text, got {value!r}")
+    return list(value)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gyrostat.guard._tree import ArrayCodec, Codec
 from gyrostat.guard.batches import RandomState
 from gyrostat.guard.loaders import PlainSource, Source
 from gyrostat.rules import Activations
@@ -143,6 +144,11 @@ class Subject(abc.ABC):
 
     def restore_buffers(self) -> None:
         """Undoes what forward passes have changed since :meth:`hold_buffers`."""
+
+    @property
+    def codec(self) -> Codec:
+        """What the tensors in a captured state are, for checkpoints on disk."""
+        return ArrayCodec()
 
     @property
     def random(self) -> RandomState | None:
