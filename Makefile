@@ -10,7 +10,7 @@ PYTHON ?= python3
 export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-tensors bench-spikes bench-gym clean
+.PHONY: help demo test check format bench bench-tensors bench-spikes bench-gym bench-kill clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
@@ -53,6 +53,9 @@ bench-spikes: $(filter .tools/%,$(UV)) ## the spike detector beside its peers, w
 
 bench-gym: $(filter .tools/%,$(UV)) ## runs with a known fault, guarded by us and by peers, written into benches/README.md
 	PYTHONPATH=benches $(UV) run --extra torch --group bench-gym python -m gym --write
+
+bench-kill: $(filter .tools/%,$(UV)) ## a small run killed at 100 random moments and resumed
+	OMP_NUM_THREADS=1 $(UV) run --extra torch python benches/kill.py
 
 clean: ## remove what was built
 	cargo clean

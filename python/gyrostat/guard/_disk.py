@@ -40,11 +40,11 @@ def placed_lines(path: Path) -> Iterator[tuple[int, Any]]:
     place = 0
     with path.open("rb") as file:
         for line in file:
+            start, place = place, place + len(line)
             try:
-                yield place, json.loads(line)
+                yield start, json.loads(line)
             except (ValueError, RecursionError):
-                pass
-            place += len(line)
+                continue
 
 
 def size_of(path: Path) -> int:

@@ -169,7 +169,8 @@ class Guard:
             guard = Guard(model, optimizer, scheduler, run_dir="runs/mine")
             guard.resume()
             for epoch in range(guard.next_epoch, epochs):
-                for batch in guard.batches(loader): ...
+                for batch in guard.batches(loader):
+                    ...
 
         Returns:
             Whether there was a checkpoint. If not, the run begins anew.
@@ -586,7 +587,7 @@ class Guard:
             if check_weights(weights, weights if healthy is None else healthy.weights, self.step):
                 return  # damaged since the last step was judged: the next one will tell
             to_disk = self._files is not None and self._files.wanted
-            # Batches that are replayed are fetched again after a restart, with other random numbers.
+            # Replayed batches would be fetched anew after a restart, with other random numbers.
             to_disk = to_disk and not self._registry.is_replaying
             # A run that is only observed never goes back: its weights' extremes are enough.
             state = self._subject.capture() if self.policy.act or to_disk else None

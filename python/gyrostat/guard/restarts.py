@@ -97,11 +97,12 @@ class SnapshotFiles:
                     _LOG.warning("%s; the checkpoint before it is taken", error)
                     path.rename(path.with_name(f"{path.name}.damaged"))
                     continue
-            if not isinstance(state, dict) or meta.get("version") != _VERSION:
+            if meta.get("version") != _VERSION:
                 raise ValueError(f"run_dir: {path} is no checkpoint of a guard, version {_VERSION}")
             self._candidate = None
             self._is_first = False
-            return state
+            found: dict[str, Any] = state
+            return found
         return None
 
     def _paths(self) -> list[Path]:
@@ -121,7 +122,7 @@ class SnapshotFiles:
             for old in [*paths, path][: -self._kept]:
                 old.unlink()
         except OSError as error:
-            _LOG.error("the checkpoint of step %d was not written: %s", held.step, error)  # noqa: TRY400 - it is expected
+            _LOG.error("the checkpoint of step %d was not written: %s", held.step, error)
         except (TypeError, ImportError) as error:
-            _LOG.error("no checkpoints are written: %s", error)  # noqa: TRY400 - as above
+            _LOG.error("no checkpoints are written: %s", error)
             self._kept = 0

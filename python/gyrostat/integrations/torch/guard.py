@@ -40,7 +40,8 @@ class Guard(AnyGuard):
         scaler: ``torch.amp.GradScaler``. :meth:`approve` may come before ``scaler.unscale_`` or
             after it. Overflows, which the scaler itself skips, are left to it.
         policy: ``"observe"``, ``"cautious"``, ``"recover"`` or a :class:`gyrostat.guard.Policy`.
-        run_dir: Folder for ``journal.jsonl``; None keeps the journal in memory.
+        run_dir: Folder for the journal, the registry of what is left out, and checkpoints for
+            :meth:`resume`; None keeps all in memory.
     """
 
     def __init__(
