@@ -1,1 +1,1 @@
-"""The fault gym: training runs with a known fault, and who brings them through: ``make bench-gym``."""
+"""The fault gym: who brings runs with a known fault through: ``make bench-gym``."""

@@ -10,7 +10,7 @@ import argparse
 import os
 from pathlib import Path
 
-from gym import evaluation, ours, tables
+from gym import contestants, evaluation, ours, tables
 from gym.faults import FAULTS
 from gym.tasks import TASKS
 
@@ -36,7 +36,7 @@ def main():
     for option, known in (
         ("--models", TASKS),
         ("--faults", FAULTS),
-        ("--contestants", evaluation.ENTRIES),
+        ("--contestants", evaluation.COMPETING),
     ):
         parser.add_argument(option, type=names_of(known), default=list(known), metavar="A,B")
     parser.add_argument("--seeds", type=int, default=5, help="runs of each fault and model")
@@ -60,11 +60,13 @@ def main():
 def judge(models, faults, names, seeds, clean_seeds, workers, cache=evaluation.CACHE):
     """The tables of these models, faults and contestants."""
     # Nobody's clean runs are what the others are measured by.
-    everyone = list(dict.fromkeys(["none", *names]))
-    field = evaluation.Field(everyone, workers, cache)
+    field = evaluation.Field(list(dict.fromkeys(["none", *names])), workers, cache)
     everything = evaluation.plan(models, faults, seeds, clean_seeds)
     account = tables.Account(field, everything, field.train(everything))
-    sections = [tables.totals(account), tables.by_task(account), tables.by_fault(account)]
+    recovery = evaluation.Field(["none", *contestants.COSTS], workers, cache)
+    clean = evaluation.plan(models, [], seeds, seeds)
+    sections = [tables.catalogue(faults), tables.costs(clean, recovery.train(clean))]
+    sections += [table(account) for table in (tables.totals, tables.by_task, tables.by_fault)]
     if ours.OURS in account.results:
         sections += [tables.causes(account), tables.causes_by_fault(account, ours.OURS)]
     return sections

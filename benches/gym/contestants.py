@@ -4,6 +4,7 @@ A contestant is made for one run. ``batches`` may leave batches out; ``update`` 
 ``backward`` and applies the update, changed or not, or does not.
 """
 
+import copy
 import importlib.metadata
 import tempfile
 from collections.abc import Callable
@@ -137,6 +138,39 @@ class Arc(Nobody):
         return self.told
 
 
+class LeavesOut(Nobody):
+    """No contestant, but what recovery costs: a clean run without some of its updates."""
+
+    start, count = 150, 1
+
+    def approve(self, _loss):
+        return not self.start <= self.step < self.start + self.count
+
+
+class LeavesOut15(LeavesOut):
+    count = 15
+
+
+class GoesBack(Nobody):
+    """The same: a clean run that once loses its last steps, but for the data."""
+
+    start, count = 150, 20
+
+    def approve(self, _loss):
+        parts = self.model, self.optimizer, self.scheduler
+        if self.step == self.start:
+            self._kept = copy.deepcopy([part.state_dict() for part in parts])
+        if self.step == self.start + self.count:
+            for part, state in zip(parts, self._kept, strict=True):
+                part.load_state_dict(state)
+            return False
+        return True
+
+
+class GoesBack50(GoesBack):
+    count = 50
+
+
 @dataclass(frozen=True)
 class Entry:
     """A contestant: how it is made, and of which package."""
@@ -168,4 +202,10 @@ PEERS = {
     "stabilityguard-skip": Entry(StabilityGuard, "stabilityguard"),
     "stabilityguard-rollback": Entry(StabilityGuardRollback, "stabilityguard"),
     "arc": Entry(Arc, "arc-training"),
+}
+COSTS = {
+    "1 batch left out": Entry(LeavesOut, "torch"),
+    "15 batches left out": Entry(LeavesOut15, "torch"),
+    "20 steps back": Entry(GoesBack, "torch"),
+    "50 steps back": Entry(GoesBack50, "torch"),
 }

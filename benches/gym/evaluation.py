@@ -1,7 +1,7 @@
-"""Runs every contestant on every run, in processes, and keeps what came of the peers.
+"""Every contestant on every run, in processes, and what came of the peers is kept.
 
-A peer's result is kept in ``benches/.cache`` and used again while the peer, its adapter, the task, the
-fault and the loop are the same; Gyrostat's are always made anew.
+A peer's result is kept in ``benches/.cache`` and used again while the peer, its adapter, the task,
+the fault and the loop are the same; so is Gyrostat's while every byte of it is.
 """
 
 import functools
@@ -20,7 +20,8 @@ from gym.faults import CLEAN, FAULTS
 from spikes.evaluation import digest
 
 CACHE = Path(__file__).resolve().parents[1] / ".cache" / "gym"
-ENTRIES = {**contestants.PEERS, ours.OURS: ours.ENTRY}
+COMPETING = {**contestants.PEERS, ours.OURS: ours.ENTRY}
+ENTRIES = {**COMPETING, **contestants.COSTS}
 CLEAN_SEEDS = 20
 
 
@@ -83,32 +84,30 @@ class Field:
 
     def train(self, everything):
         """Results by contestant and run."""
-        results, waiting = {}, {}
-        for name in self.names:
-            if name in self.missing:
-                continue
-            path = self._path(name)
-            kept = read(path) if path else {}
-            results[name] = {}
-            for run in everything:
-                known = kept.get(key(name, run)) if path else None
-                if known is None:
-                    waiting[self._pool.submit(_train, name, run)] = name, run
+        results = {name: {} for name in self.names if name not in self.missing}
+        kept = {name: read(path) if (path := self._path(name)) else {} for name in results}
+        waiting = {}
+        for run in everything:
+            for name, of_name in results.items():
+                mark = key(name, run)
+                if mark in kept[name]:
+                    of_name[run] = kept[name][mark]
                 else:
-                    results[name][run] = known
+                    waiting[self._pool.submit(_train, name, run)] = name, run, mark
         done = as_completed(waiting)
         for future in tqdm(done, desc="training", total=len(waiting), disable=None):
-            name, run = waiting[future]
+            name, run, mark = waiting[future]
             results[name][run] = result = future.result()
             if path := self._path(name):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                line = json.dumps({"key": key(name, run), **asdict(result)})
                 with path.open("a") as file:
-                    file.write(line + "\n")
+                    file.write(json.dumps({"key": mark, **asdict(result)}) + "\n")
         return results
 
     def _path(self, name):
-        return None if self._cache is None or name == ours.OURS else self._cache / f"{name}.jsonl"
+        if self._cache is None:
+            return None
+        return self._cache / f"{name.replace(' ', '-')}.jsonl"
 
 
 def _train(name, run):

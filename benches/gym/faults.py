@@ -6,11 +6,12 @@ that it was given and never goes back: what happens once does not happen again a
 what is wrong from a step on stays wrong.
 
 A fault can be recovered from if a guard that knew everything could bring the run to the loss of the
-clean one: from memory of the last good state, by leaving batches out, by keeping the learning rate or
-the gradients in bounds. It cannot if the fault is in the program or in all of the data.
+clean one: from memory of a good state, by leaving batches out, by keeping the learning rate or the
+gradients in bounds. It cannot if the fault is in the model or in all of the data.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -53,7 +54,7 @@ class Fault:
     def choose(self):
         """Draws what is to be damaged."""
 
-    def before(self, model):
+    def before(self):
         """Damages the model before training, and what it is trained on."""
 
     def order(self, order):
@@ -68,23 +69,23 @@ class Fault:
         """A factor on the learning rate."""
         return 1.0
 
-    def at_start(self, step, model, optimizer):
+    def at_start(self, step, optimizer):
         """Damages weights or optimizer at the start of a step."""
 
     def scale(self, _step):
         """A factor on the loss that is differentiated, not on that which is told."""
         return 1.0
 
-    def after_backward(self, step, model):
+    def after_backward(self, step):
         """Damages gradients."""
 
     def clears_gradients(self, _step):
         """Whether the loop calls ``zero_grad`` at the end of this step."""
         return True
 
-    def matrix(self, model):
+    def matrix(self):
         """One of the weight matrices, at random: its name and itself."""
-        named = [(name, p) for name, p in model.named_parameters() if p.dim() >= 2]
+        named = [(name, p) for name, p in self.task.model.named_parameters() if p.dim() >= 2]
         return named[self.rng.integers(len(named))]
 
     def inside(self, kind):
@@ -216,9 +217,9 @@ class WeightsTimes50(Fault):
 
     name, cause = "weights-x50", "cause-weights-damaged"
 
-    def at_start(self, step, model, optimizer):
+    def at_start(self, step, _optimizer):
         if step == self.at:
-            self.layer, weight = self.matrix(model)
+            self.layer, weight = self.matrix()
             weight.data *= 50
 
 
@@ -227,9 +228,9 @@ class FlippedWeight(Fault):
 
     name, cause = "flip-weight", "cause-weights-damaged"
 
-    def at_start(self, step, model, optimizer):
+    def at_start(self, step, _optimizer):
         if step == self.at:
-            self.layer, weight = self.matrix(model)
+            self.layer, weight = self.matrix()
             self.flip(weight.data)
 
 
@@ -238,9 +239,9 @@ class FlippedGradient(Fault):
 
     name, cause = "flip-gradient", "cause-silent-corruption"
 
-    def after_backward(self, step, model):
+    def after_backward(self, step):
         if step == self.at:
-            self.layer, weight = self.matrix(model)
+            self.layer, weight = self.matrix()
             self.flip(weight.grad)
 
 
@@ -249,9 +250,9 @@ class SilentCorruption(Fault):
 
     name, cause = "silent-corruption", "cause-silent-corruption"
 
-    def after_backward(self, step, model):
+    def after_backward(self, step):
         if step == self.at:
-            self.layer, weight = self.matrix(model)
+            self.layer, weight = self.matrix()
             weight.grad *= 100
 
 
@@ -260,9 +261,9 @@ class FlippedState(Fault):
 
     name, cause = "flip-optimizer", "cause-optimizer-state"
 
-    def at_start(self, step, model, optimizer):
+    def at_start(self, step, optimizer):
         if step == self.at:
-            self.layer, weight = self.matrix(model)
+            self.layer, weight = self.matrix()
             state = optimizer.state[weight]
             self.flip(state["exp_avg"] if "exp_avg" in state else state["momentum_buffer"])
 
@@ -272,7 +273,7 @@ class BlownState(Fault):
 
     name, cause = "optimizer-blown", "cause-optimizer-state"
 
-    def at_start(self, step, model, optimizer):
+    def at_start(self, step, optimizer):
         if step == self.at:
             for state in optimizer.state.values():
                 if "exp_avg_sq" in state:
@@ -286,7 +287,7 @@ class LostState(Fault):
 
     name, cause = "optimizer-lost", "cause-optimizer-state"
 
-    def at_start(self, step, model, optimizer):
+    def at_start(self, step, optimizer):
         if step == self.at:
             optimizer.state.clear()
 
@@ -296,12 +297,12 @@ class HalfOverflow(Fault):
 
     name, cause = "fp16-overflow", "cause-precision-overflow"
 
-    def before(self, model):
+    def before(self):
         self.overflows = False
         _, module = self.inside(torch.nn.Linear | torch.nn.Conv2d)[-1]
         module.register_forward_hook(self._through_half)
 
-    def at_start(self, step, model, optimizer):
+    def at_start(self, step, _optimizer):
         self.overflows = step in range(self.at, self.at + 50, 10)
 
     def _through_half(self, _module, _inputs, outputs):
@@ -315,7 +316,7 @@ class HalfOverflow(Fault):
 class NoZeroGrad(Fault):
     """From a step on, nobody clears the gradients."""
 
-    name, cause, recoverable = "no-zero-grad", "cause-missing-zero-grad", False
+    name, cause = "no-zero-grad", "cause-missing-zero-grad"
 
     def clears_gradients(self, step):
         return step < self.at
@@ -335,8 +336,8 @@ class FrozenLayer(Fault):
 
     name, cause, recoverable = "frozen-layer", "cause-frozen-parameters", False
 
-    def before(self, model):
-        self.layer, weight = self.matrix(model)
+    def before(self):
+        self.layer, weight = self.matrix()
         weight.requires_grad_(requires_grad=False)
 
 
@@ -345,13 +346,11 @@ class DeadReLU(Fault):
 
     name, cause, recoverable = "dead-relu", "cause-dead-layer", False
 
-    def before(self, model):
+    def before(self):
         # What comes before a ReLU is a linear map, a convolution or a norm: it has a bias.
-        modules = list(model.named_modules())
+        modules = list(self.task.model.named_modules())
         before = [
-            earlier
-            for earlier, (_, later) in zip(modules, modules[1:], strict=False)
-            if isinstance(later, torch.nn.ReLU)
+            earlier for earlier, (_, later) in pairwise(modules) if isinstance(later, torch.nn.ReLU)
         ]
         name, module = before[self.rng.integers(len(before))]
         self.layer = f"{name}.bias"
@@ -363,7 +362,7 @@ class VanishingInit(Fault):
 
     name, cause, recoverable, factor = "vanishing-init", "cause-initialisation", False, 0.01
 
-    def before(self, _model):
+    def before(self):
         for _, module in self.inside(torch.nn.Linear | torch.nn.Conv2d):
             module.weight.data *= self.factor
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from gym import scoring
-from gym.evaluation import ENTRIES, Run
+from gym.contestants import COSTS
+from gym.evaluation import COMPETING, Run
 from gym.faults import CLEAN, FAULTS
 from timing import markdown
 
@@ -19,7 +20,7 @@ def machine():
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    packages = sorted({entry.package for entry in ENTRIES.values() if entry.package})
+    packages = sorted({entry.package for entry in COMPETING.values() if entry.package})
     words = [models[0] if models else platform.processor(), f"Python {platform.python_version()}"]
     return ", ".join(words + [f"{name} {version(name)}" for name in packages]) + "\n"
 
@@ -73,8 +74,6 @@ def totals(account):
         results = account.results[name]
         disturbed = sum(bool(results[run].actions) for run in account.clean)
         ratios = [account.ratio(name, run) for run in account.clean]
-        seconds = sum(results[run].seconds for run in account.clean)
-        of_none = sum(account.results["none"][run].seconds for run in account.clean)
         return [
             *(
                 share(sum(account.recovered(name, run) for run in runs), len(runs))
@@ -82,17 +81,35 @@ def totals(account):
             ),
             f"{disturbed} of {len(account.clean)}",
             f"{max(ratios):.3f}",
-            f"{seconds / of_none:.2f}",
+            f"{np.median([results[run].seconds for run in account.clean]):.1f}",
             f"{sum(bool(results[run].error) for run in results)}",
         ]
 
     head = ["recoverable runs brought through", "of those where none fails"]
-    head += ["clean runs acted on", "worst clean ratio", "time of a clean run", "errors"]
+    head += ["clean runs acted on", "worst clean ratio", "seconds of a clean run", "errors"]
     title = (
         f"#### Brought through: within {100 * (scoring.WITHIN - 1):.0f} % of the clean run, "
         f"{len(account.recoverable)} of {len(account.faulty)} faulty runs can be\n\n"
     )
     return title + account.table(head, figures)
+
+
+def costs(clean, results):
+    """What recovery costs if nothing is wrong: the worst and the median ratio for each model."""
+    names = sorted({run.task for run in clean})
+    rows = []
+    for name in COSTS:
+        row = [name]
+        for task in names:
+            ratios = [
+                results[name][run].loss / results["none"][run].loss
+                for run in clean
+                if run.task == task
+            ]
+            row.append(f"{np.median(ratios):.4f}, {max(ratios):.4f}")
+        rows.append(row)
+    title = "#### What recovery costs by itself: clean runs, median and worst ratio\n\n"
+    return title + markdown(["at step 150", *names], rows)
 
 
 def by_task(account):
@@ -192,10 +209,11 @@ def most(words):
 
 
 def catalogue(names):
-    """What goes wrong, why, and whether it can be mended."""
+    """What goes wrong, its cause, and whether it can be recovered from."""
     rows = []
     for name in names:
         fault = FAULTS[name]
         words = inspect.getdoc(fault).rstrip(".")
         rows.append([name, words, fault.cause, "yes" if fault.recoverable else "no"])
-    return markdown(["fault", "what happens", "true cause", "recoverable"], rows)
+    head = ["fault", "what happens", "true cause", "recoverable"]
+    return f"#### The {len(names)} faults\n\n" + markdown(head, rows)

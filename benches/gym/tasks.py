@@ -171,8 +171,9 @@ def _digits(*, turned):
     digits = load_digits()
     sets = []
     for images, labels in (digits.train, digits.validation):
-        images = images.reshape(-1, 8, 8)
-        sets.append(labelled(np.rot90(images, axes=(1, 2)).copy() if turned else images, labels))
+        upright = images.reshape(-1, 8, 8)
+        shown = np.rot90(upright, axes=(1, 2)).copy() if turned else upright
+        sets.append(labelled(shown, labels))
     return tuple(sets)
 
 
@@ -203,9 +204,9 @@ class LanguageModel(Task):
     """
 
     name = "lm"
-    steps = 300
+    steps = 250
     size = 16
-    context = 24
+    context = 16
 
     def load(self):
         return _text(self.context)
@@ -215,13 +216,13 @@ class LanguageModel(Task):
         self.sort_key = torch.arange(len(self.data[0]))  # as the text goes
 
     def build(self):
-        return Transformer(len(_characters()[1]) + 1, 32, 2, self.context)
+        return Transformer(len(_characters()[1]) + 1, 24, 2, self.context)
 
     def optimizer(self, parameters):
-        return torch.optim.AdamW(parameters, lr=6e-3, betas=(0.9, 0.98), fused=True)
+        return torch.optim.AdamW(parameters, lr=1e-2, betas=(0.9, 0.98), fused=True)
 
     def rate(self, step):
-        return decay(step, self.steps, warm_up=30)
+        return decay(step, self.steps, warm_up=25)
 
 
 class Transformer(nn.Module):

@@ -61,7 +61,7 @@ def train(make, task_name, fault_name, seed):
 def _train(make, task, fault_class):
     fault = fault_class(task)
     model = task.model
-    fault.before(model)
+    fault.before()
     optimizer = task.optimizer([p for p in model.parameters() if p.requires_grad])
     step = 0
     # The schedule's own count goes back with a rollback; the fault looks at the loop's.
@@ -77,10 +77,10 @@ def _train(make, task, fault_class):
     start = time.thread_time()
     try:
         for batch in contestant.batches(loader):
-            fault.at_start(step, model, optimizer)
+            fault.at_start(step, optimizer)
             loss = task.loss(batch)
             (loss * fault.scale(step)).backward()
-            fault.after_backward(step, model)
+            fault.after_backward(step)
             contestant.update(loss)
             clears, step = fault.clears_gradients(step), step + 1
             scheduler.step()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from gyrostat.guard.journal import Incident, Journal
 from gyrostat.guard.monitor import Guard, Verdict
 from gyrostat.guard.policy import Action, Policy
-from gyrostat.guard.subject import Gradients, OptimizerState, Subject
+from gyrostat.guard.subject import Gradients, Measured, OptimizerState, Subject
 
 __all__ = [
     "Action",
@@ -17,6 +17,7 @@ __all__ = [
     "Guard",
     "Incident",
     "Journal",
+    "Measured",
     "OptimizerState",
     "Policy",
     "Subject",

@@ -7,21 +7,22 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gyrostat.findings import Finding, Severity, worst
+from gyrostat.findings import Finding, Severity, plain, worst
 from gyrostat.guard.batches import Batch, BatchRegistry
 from gyrostat.guard.examiner import Examiner
 from gyrostat.guard.history import History
 from gyrostat.guard.journal import Incident, Journal
 from gyrostat.guard.ladder import ACTED_ON, Decision, Ladder, Situation
 from gyrostat.guard.policy import Action, Policy
+from gyrostat.guard.ranks import standing_out
 from gyrostat.guard.restarts import SnapshotFiles
 from gyrostat.guard.snapshots import Pace, Snapshot, SnapshotRing
-from gyrostat.guard.subject import Gradients, Subject
+from gyrostat.guard.subject import Gradients, Measured, OptimizerState, Subject
 from gyrostat.guard.watch import Watch
 from gyrostat.report import Chart, Report, Table
 from gyrostat.rules import WEIGHT_DAMAGE, check_weights
@@ -30,6 +31,7 @@ __all__ = ["Guard", "Verdict"]
 
 _LOG = logging.getLogger("gyrostat")
 _VERSION = 2
+_BEFORE_UPDATE = frozenset({Action.CLIP, Action.SKIP, Action.RESET_MOMENTUM})
 _PARTS = ("batches", "ladder", "watch", "examiner")
 _APPLIED = 4  # batches whose updates are left out when a rollback alone has not helped
 
@@ -39,8 +41,8 @@ class Verdict:
     """The guard's answer for one step. True if the update is to be applied.
 
     Attributes:
-        action: What the guard did.
-        findings: What it found.
+        action: What the guard did. With ``lag=1`` what becomes of the update that is to come.
+        findings: What it found; with ``lag=1``, in the step before.
     """
 
     action: Action
@@ -56,8 +58,21 @@ class _Probe:
 
     findings: tuple[Finding, ...]
     batch: Batch
+    data: Any
     random: Any = None
     under_way: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A step that is yet to be judged, with ``lag=1``."""
+
+    step: int
+    read: Callable[[], tuple[float, Gradients]]
+    memory: OptimizerState | None
+    stale: bool
+    batches: tuple[Batch, ...]
+    data: Any
 
 
 class Guard:
@@ -69,6 +84,12 @@ class Guard:
         run_dir: Folder for ``journal.jsonl``, ``left-out.jsonl`` and ``checkpoints``. What is found
             there is read: batches stay left out after a restart, and :meth:`resume` goes on from
             the last checkpoint. None keeps all in memory.
+        lag: 0 to judge each step before its update. 1 to judge it at the next, so that the host
+            never waits for the device to catch up; an update that should not have been is then
+            undone by going back to a snapshot.
+
+    Raises:
+        ValueError: If ``lag`` is neither, or is 1 and the policy keeps less than two snapshots.
 
     Attributes:
         step: Number of steps judged so far; one that is repeated after a rollback counts again.
@@ -80,8 +101,14 @@ class Guard:
         subject: Subject,
         policy: str | Policy = "recover",
         run_dir: str | os.PathLike[str] | None = None,
+        lag: int = 0,
     ) -> None:
         self.policy = Policy.preset(policy)
+        if lag not in (0, 1):
+            raise ValueError(f"lag: expected 0 or 1, got {lag!r}")
+        if lag and self.policy.snapshots_kept < 2:
+            raise ValueError("policy: lag=1 needs one that keeps two snapshots or more")
+        self._lag = lag
         self.step = 0
         self.stopped = False
         self._subject = subject
@@ -101,6 +128,9 @@ class Guard:
         self._suspects: list[str] = []
         self._applied: deque[str] = deque(maxlen=_APPLIED)
         self._probe: _Probe | None = None
+        self._earlier: tuple[Batch, Any] | None = None
+        self._waiting: _Waiting | None = None
+        self._ended = False
         self._data: Any = None
         self._settled = True
         self._clears = False
@@ -111,7 +141,7 @@ class Guard:
         self._files: SnapshotFiles | None = None
         if folder is not None:
             proof = max(self.policy.healthy_after, _APPLIED)
-            self._files = SnapshotFiles(folder / "checkpoints", self.policy, subject.codec, proof)
+            self._files = SnapshotFiles(folder / "checkpoints", self.policy, subject, proof)
         subject.hold_buffers()
 
     @property
@@ -125,14 +155,14 @@ class Guard:
         return tuple(self._journal.incidents)
 
     @property
-    def next_epoch(self) -> int:
-        """Number of the epoch that the next call of :meth:`batches` begins, or goes on with."""
-        return self._registry.next_epoch
-
-    @property
     def batch(self) -> Batch | None:
         """The batch that was handed out last."""
         return self._registry.current
+
+    @property
+    def next_epoch(self) -> int:
+        """Number of the epoch that the next call of :meth:`batches` begins, or goes on with."""
+        return self._registry.next_epoch
 
     @property
     def hypotheses(self) -> tuple[Finding, ...]:
@@ -164,7 +194,7 @@ class Guard:
         are as they were then; steps made since are made again, with the same bits. What the guard
         wrote down in them is taken back, so that it is found and done once more.
 
-        Call it once, after everything was built as at the first start::
+        Call it once, after everything was built as at the first start, on all ranks::
 
             guard = Guard(model, optimizer, scheduler, run_dir="runs/mine")
             guard.resume()
@@ -199,16 +229,19 @@ class Guard:
         Batches known to be bad are left out. After a rollback the good ones since the snapshot are
         handed out again. When several steps in a row are bad, an earlier batch is handed out once
         more, to tell bad data from damaged weights; its update is never approved. The iteration
-        ends early if the policy stops the run.
+        ends early if the policy stops the run, and on all ranks as soon as one has no batch left.
         """
+        self._ended = False
         for data in self._registry.iterate(self._subject.source(loader), self._between_batches):
-            if self.stopped:
+            if self.stopped or self._ended:
                 return
             self._pending += [] if self._registry.current is None else [self._registry.current]
             self._data = data
             yield data
             if self._probe is not None:
                 yield from self._try_again()
+        if not (self.stopped or self._ended):
+            self._subject.all_of(False, False, step=self.step)  # the others are not to wait
 
     def approve(self, loss: Any) -> Verdict:
         """Measures and judges one step, and acts on it.
@@ -217,37 +250,66 @@ class Guard:
         step.
 
         Args:
-            loss: The loss of this step: a number or anything ``float`` takes.
+            loss: The loss of this step: a number or anything ``float`` takes. Of several ranks,
+                each gives its own.
 
         Returns:
             A :class:`Verdict`: true if the update is to be applied.
 
         Raises:
             TypeError: If ``loss`` is not a single real number.
-            RuntimeError: If the policy has stopped the run before.
+            RuntimeError: If the policy has stopped the run before, or if another rank is gone.
         """
+        if self.stopped:
+            raise RuntimeError("the guard stopped this run; see guard.report()")
+        if self._lag:
+            return self._approve_late(loss)
         try:
             value = float(loss.detach() if hasattr(loss, "detach") else loss)
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(f"loss: expected one real number, got {type(loss).__name__}") from error
-        if self.stopped:
-            raise RuntimeError("the guard stopped this run; see guard.report()")
-        if self._probe is not None and self._probe.under_way:
-            return self._judge_probe(value)
+        subject = self._subject
+        probed = self._probe is not None and self._probe.under_way
+        every = self.policy.records_every
+        full = every and self._position % every == 0 and not probed
+        measured = Measured(
+            value,
+            subject.gradients("full" if full else None),
+            subject.learning_rates(),
+            subject.optimizer_state(),
+            subject.stale_gradients(),
+            subject.activations(),
+        )
+        if probed:
+            return self._judge_probe(measured)
         step = self.step
         self.step += 1
         self._pace.step()
-        records = self.policy.records_every
-        full = records and self._position % records == 0
-        gradients = self._subject.gradients("full" if full else None)
-        findings, told = self._judge(value, gradients, step)
-        self._position += 1
-        self._findings += [*findings, *told]
-        self._history.append(step, value, math.hypot(*gradients.norms.values()))
-        decision = self._ladder.decide(self._situation(step, findings))
-        verdict = self._carry_out(decision, findings, told, step)
+        verdict = self._decide(measured, step)
         self._pending.clear()
         self._settled = True
+        return verdict
+
+    def settle(self) -> Verdict:
+        """With ``lag=1``, judges the step that is still to be judged; the host waits for it.
+
+        To be called after the last step, and before a checkpoint is saved: the update was applied,
+        and if it should not have been, the run is taken back. Of several ranks, all call it.
+
+        Returns:
+            What was found and done; CONTINUE if nothing was waiting.
+        """
+        waiting, self._waiting = self._waiting, None
+        if waiting is None:
+            return Verdict(Action.CONTINUE)
+        loss, gradients = waiting.read()
+        # Rates are known at once: a wrong one is found before the update that it would ruin.
+        rates = self._subject.learning_rates()
+        measured = Measured(loss, gradients, rates, waiting.memory, waiting.stale)
+        later = self._pending, self._data
+        self._pending, self._data = list(waiting.batches), waiting.data
+        verdict = self._decide(measured, waiting.step)
+        self._pending, self._data = later
         return verdict
 
     def report(self) -> Report:
@@ -325,7 +387,7 @@ class Guard:
         self._applied = deque(lists["applied"], maxlen=_APPLIED)
         self._suspects, self._told = lists["suspects"], frozenset(lists["told"])
         self._pending.clear()
-        self._probe, self._settled = None, True
+        self._probe, self._waiting, self._settled = None, None, True
         if d.get("clears_gradients") and not self._clears:
             self._clear_gradients()
         self._snapshots = SnapshotRing(self.policy.snapshots_kept, self.policy.healthy_after)
@@ -333,13 +395,65 @@ class Guard:
 
     # Judging
 
+    def _approve_late(self, loss: Any) -> Verdict:
+        """Judges the step before, and begins to measure the present one."""
+        subject = self._subject
+        # Without the right to skip an update the gradients are left as they are.
+        gate = self.policy.act and Action.SKIP in self.policy.actions
+        read = subject.measure_later(loss, gate=gate)
+        present = _Waiting(
+            self.step,
+            read,
+            subject.optimizer_state(),
+            subject.stale_gradients(),
+            tuple(self._pending),
+            self._data,
+        )
+        self.step += 1
+        self._pace.step()
+        self._settled = True
+        self._pending.clear()
+        verdict = self._judge_rates() if self._waiting is None else self.settle()
+        if verdict:  # if not, the present step is undone with the one before
+            self._waiting = present
+            self._between_steps()
+        return verdict
+
+    def _judge_rates(self) -> Verdict:
+        """Judges what is known at once, where no step is waiting: the learning rates."""
+        step = self.step - 1
+        measured = Measured(0.0, Gradients({}), self._subject.learning_rates())
+        measured = self._subject.agree(measured, step)
+        found = self._watch.rates.update(measured.rates, self._position)
+        if found is None:
+            return Verdict(Action.CONTINUE)
+        findings = tuple(self._with_culprits([replace(found, step=step)], {}))
+        self._findings += findings
+        decision = self._ladder.decide(self._situation(step, findings))
+        return self._carry_out(decision, findings, (), step)
+
+    def _decide(self, measured: Measured, step: int) -> Verdict:
+        measured = self._subject.agree(measured, step)
+        findings, told = self._judge(measured, step)
+        self._position += 1
+        self._findings += [*findings, *told]
+        norms = measured.gradients.norms
+        self._history.append(step, measured.loss, math.hypot(*norms.values()))
+        decision = self._ladder.decide(self._situation(step, findings))
+        return self._carry_out(decision, findings, told, step, gated=measured.gradients.gated)
+
     def _judge(
-        self, loss: float, gradients: Gradients, step: int
+        self, measured: Measured, step: int
     ) -> tuple[tuple[Finding, ...], tuple[Finding, ...]]:
         """Findings to act on, and those that are only told."""
-        found = self._watch.update(loss, gradients, self._subject, self._position)
+        found = self._watch.update(
+            measured, self._position, expects_overflow=self._subject.expects_overflow()
+        )
         acting = [f for f in found if f.code in ACTED_ON or f.code == "hard-batch"]
-        if worst(acting) not in (None, Severity.INFO):
+        # With a lag the update of the step has changed the weights, unless it was gated: they say
+        # nothing of what they were before it.
+        telling = not self._lag or measured.gradients.gated
+        if telling and worst(acting) not in (None, Severity.INFO):
             # Weights are looked at only when something is wrong: it costs a read of all of them.
             healthy = self._snapshots.healthy
             if healthy is not None:
@@ -347,24 +461,40 @@ class Guard:
                 acting += [] if damage is None else [damage]
         told = [f for f in found if f not in acting]
         told += self._examiner.look_around(self._pending, self._data, self._position)
+        norms = measured.gradients.norms
         for finding in told:
-            self._examiner.told(finding, gradients.norms)
+            self._examiner.told(finding, norms)
             if finding.severity >= Severity.WARNING:
                 _LOG.warning("%s", finding)
-        named = self._with_culprits([replace(f, step=step) for f in acting], gradients.norms)
+        named = self._with_culprits([replace(f, step=step) for f in acting], norms)
         if named:
-            rises = self._watch.gradients.rises(gradients.norms)
+            rises = self._watch.gradients.rises(norms)
             healthy = self._snapshots.healthy
             state = None if healthy is None else healthy.state
             named = self._examiner.diagnose(
                 named, rises, self._pending, self._data, state, self._position
             )
+            named = self._with_those_of_others(named, step)
         return tuple(named), tuple(replace(f, step=step) for f in told)
+
+    def _with_those_of_others(self, findings: list[Finding], step: int) -> list[Finding]:
+        """Adds what another rank alone can see, that its batch stands out of those before."""
+        code = "outlier-batch"
+        ranks = self._subject.ranks_with(any(f.code == code for f in findings), step=step)
+        if not ranks:
+            return findings
+        own = [f for f in findings if f.code == code] or [
+            Finding(
+                code, Severity.WARNING, step=step, message="the batch of another rank stands out"
+            )
+        ]
+        named = [replace(f, culprit=replace(f.culprit, ranks=ranks)) for f in own]
+        return [*(f for f in findings if f.code != code), *named]
 
     def _with_culprits(
         self, findings: Sequence[Finding], norms: Mapping[str, float]
     ) -> list[Finding]:
-        """Names batch and layer where a finding does not name them itself."""
+        """Names batch, layer and ranks where a finding does not name them itself."""
         if not findings:
             return []
         layer = next((f.culprit.layer for f in reversed(findings) if f.culprit.layer), None)
@@ -373,17 +503,34 @@ class Guard:
         batch = self._pending[-1].identity if self._pending else None
         return [
             replace(f, culprit=replace(f.culprit, layer=f.culprit.layer or layer, batch=batch))
-            for f in findings
+            for f in map(self._with_ranks, findings)
         ]
+
+    def _with_ranks(self, finding: Finding) -> Finding:
+        """Names the ranks that stand out, in a run of several."""
+        if finding.culprit.ranks or finding.signal is None:
+            return finding
+        losses = self._subject.by_rank("loss")
+        values = self._subject.by_rank(finding.signal, finding.culprit.layer) or losses
+        # A bad batch of one rank shows in its loss alone once the gradients are reduced.
+        if not values or not (ranks := standing_out(values) or standing_out(losses)):
+            return finding
+        evidence = {**finding.evidence, "by_rank": plain({str(r): v for r, v in values.items()})}
+        return replace(finding, culprit=replace(finding.culprit, ranks=ranks), evidence=evidence)
 
     def _situation(self, step: int, findings: Sequence[Finding]) -> Situation:
         if not findings:
             return Situation(step=step)
         held = self._snapshots.healthy
+        can_probe = False
+        if self.policy.act and not self._lag:
+            # Kept until it is handed out: one rank must not change its mind.
+            self._earlier = self._earlier_batch()
+            (can_probe,) = self._subject.all_of(self._earlier is not None, step=step)
         return Situation(
             step=step,
             findings=findings,
-            can_probe=self.policy.act and self._earlier_batch() is not None,
+            can_probe=can_probe,
             can_repair=held is not None,
             can_roll_back=held is not None,
         )
@@ -396,9 +543,15 @@ class Guard:
         findings: tuple[Finding, ...],
         told: tuple[Finding, ...],
         step: int,
+        *,
+        gated: bool = False,
     ) -> Verdict:
         proposed = decision.action
         action = proposed if self.policy.act else Action.CONTINUE
+        undone = action in _BEFORE_UPDATE and not (gated and action is Action.SKIP)
+        if self._lag and undone:
+            # The update was applied. It is undone at the cost of the budget of what was proposed.
+            action = Action.ROLLBACK if len(self._snapshots) else Action.CONTINUE
         if proposed is Action.CONTINUE:
             self._go_on()
         else:
@@ -409,6 +562,8 @@ class Guard:
         if action.updates:
             self._applied.extend(batch.identity for batch in self._pending)
             self._subject.scale_learning_rate(self.lr_factor)
+        if self._lag and action is Action.SKIP:
+            action = Action.CONTINUE  # for the update that is to come
         return Verdict(action, (*findings, *told))
 
     def _go_on(self) -> None:
@@ -418,7 +573,15 @@ class Guard:
         if self._files is not None:
             self._files.clean_step()
         self._subject.hold_buffers()
-        if self._registry.current is None and self._snapshot_is_due():
+        if not self._lag:
+            self._between_steps()
+
+    def _between_steps(self) -> None:
+        """Takes the snapshots where the guard hands out no batches."""
+        if self._registry.current is not None:
+            return
+        (due,) = self._subject.all_of(self._snapshot_is_due(), step=self.step)
+        if due:
             # The update of this step is still to come.
             self._take_snapshot(None, ahead=1)
 
@@ -434,49 +597,48 @@ class Guard:
         left_out: tuple[str, ...] = ()
         forgiven: tuple[str, ...] = ()
         restored: int | None = None
-        if not action.updates and not damaged and not stale:
+        if stale and not action.updates:
+            self._clear_gradients()
+        elif not action.updates and not damaged:
             left_out = tuple(batch.identity for batch in self._pending)
             self._suspects += left_out
         match action:
             case Action.CLIP:
                 self._clip(findings)
             case Action.SKIP:
-                self._subject.restore_buffers()
-                if stale:
-                    self._clear_gradients()
-                if decision.probe:
-                    batch, _ = self._earlier_batch() or (None, None)
-                    if batch is not None:
-                        self._probe = _Probe(findings, batch)
+                self._skip(decision, findings)
             case Action.RESET_MOMENTUM:
-                healthy = self._snapshots.healthy
-                assert healthy is not None  # noqa: S101 - the ladder was told whether there is one
-                self._subject.restore_optimizer(healthy.state)
-                self._watch.optimizer.forget()
+                self._repair()
             case Action.ROLLBACK | Action.STOP:
-                if damaged:
-                    # The weights were at fault: the batches skipped on the way here are innocent.
-                    forgiven = tuple(self._suspects)
-                self._suspects.clear()
-                if decision.attempt > 1:
-                    left_out += tuple(self._applied)
-                restored = self._go_back(decision)
-                self.stopped = action is Action.STOP
+                # Where weights were at fault, the batches skipped on the way here are innocent.
+                forgiven = tuple(self._suspects) if damaged else ()
+                left_out += tuple(self._applied) if decision.attempt > 1 else ()
+                restored = self._undo(action, decision)
         if forgiven:
             reason = "the weights were at fault"
             self._registry.forgive(*forgiven, reason=reason, step=step)
         if left_out:
             reason = ", ".join(f.code for f in findings)
             self._registry.leave_out(*left_out, reason=reason, step=step)
-        return self._incident(
-            step,
-            findings,
-            action,
-            decision.action,
-            left_out=left_out,
-            forgiven=forgiven,
-            restored_step=restored,
-        )
+        changes = {"left_out": left_out, "forgiven": forgiven, "restored_step": restored}
+        return self._incident(step, findings, action, decision.action, **changes)
+
+    def _skip(self, decision: Decision, findings: tuple[Finding, ...]) -> None:
+        self._subject.restore_buffers()
+        if decision.probe and self._earlier is not None:
+            self._probe = _Probe(findings, *self._earlier)
+
+    def _repair(self) -> None:
+        """Gives the optimizer the memory that it had at the last healthy snapshot."""
+        healthy = self._snapshots.healthy
+        assert healthy is not None  # noqa: S101 - the ladder was told whether there is one
+        self._subject.restore_optimizer(healthy.state)
+        self._watch.optimizer.forget()
+
+    def _undo(self, action: Action, decision: Decision) -> int | None:
+        self._suspects.clear()
+        self.stopped = action is Action.STOP
+        return self._go_back(decision)
 
     def _incident(
         self,
@@ -528,24 +690,22 @@ class Guard:
         return next(((b, d) for b, d in reversed(held) if b.identity in applied), None)
 
     def _try_again(self) -> Iterator[Any]:
-        probe, earlier = self._probe, self._earlier_batch()
-        if probe is None or earlier is None:
-            self._probe = None
-            return
-        probe.batch, data = earlier
+        probe = self._probe
+        assert probe is not None  # noqa: S101 - asked by batches
         random = self._subject.random
         probe.random = None if random is None else random.capture()
         probe.under_way = True
-        yield data
+        yield probe.data
         self._probe = None  # also if the loop did not ask for approval
 
-    def _judge_probe(self, loss: float) -> Verdict:
+    def _judge_probe(self, measured: Measured) -> Verdict:
         probe, self._probe = self._probe, None
         assert probe is not None  # noqa: S101 - asked by approve
         step = self.step
         self.step += 1
-        norm = math.hypot(*self._subject.gradients(None).norms.values())
-        healthy = math.isfinite(norm) and self._watch.is_usual(loss)
+        measured = self._subject.agree(measured, step)
+        norm = math.hypot(*measured.gradients.norms.values())
+        healthy = math.isfinite(norm) and self._watch.is_usual(measured.loss)
         self._subject.drop_gradients()
         self._subject.restore_buffers()
         if self._subject.random is not None:
@@ -559,9 +719,7 @@ class Guard:
             changes["forgiven"] = tuple(self._suspects)
             reason = "an earlier batch fails as well"
             self._registry.forgive(*self._suspects, reason=reason, step=step)
-            self._suspects.clear()
-            changes["restored_step"] = self._go_back(decision)
-            self.stopped = decision.action is Action.STOP
+            changes["restored_step"] = self._undo(decision.action, decision)
         incident = self._incident(step, probe.findings, decision.action, decision.action, **changes)
         self._record(replace(incident, batch=None, position=None))
         return Verdict(decision.action, probe.findings)
@@ -570,8 +728,13 @@ class Guard:
 
     def _between_batches(self) -> None:
         """Takes the snapshots, at a point where the next batch can be handed out again."""
+        if self.stopped:
+            return
+        more, due = self._subject.all_of(True, self._snapshot_is_due(), step=self.step)
+        self._ended = not more
         # Not between the parts of one update.
-        if self._settled and self._snapshot_is_due():
+        # Where a step had to be settled first, it may have been a bad one.
+        if more and due and self._settled and self.settle() and not self._ladder.in_trouble:
             self._take_snapshot(self._registry.mark())
         self._settled = False
 
@@ -586,29 +749,33 @@ class Guard:
             healthy = self._snapshots.healthy
             if check_weights(weights, weights if healthy is None else healthy.weights, self.step):
                 return  # damaged since the last step was judged: the next one will tell
-            to_disk = self._files is not None and self._files.wanted
-            # Replayed batches would be fetched anew after a restart, with other random numbers.
-            to_disk = to_disk and not self._registry.is_replaying
+            to_disk = self._is_for_disk()
             # A run that is only observed never goes back: its weights' extremes are enough.
             state = self._subject.capture() if self.policy.act or to_disk else None
             rules = self._watch.state_dict()
+            step, position = self.step - ahead, self._position - (0 if self._lag else ahead)
             if self._files is not None and to_disk:
+                own = self.state_dict() | {"step": step, "position": position}
                 sizes = {"journal": self._journal.size, "left_out": self._registry.file_size}
-                own = {"step": self.step - ahead, "position": self._position - ahead}
-                held = {"subject": state, "guard": self.state_dict() | own, "sizes": sizes}
-                self._files.offer(self.step - ahead, held)
-            state = state if self.policy.act else None
-            self._snapshots.add(
-                Snapshot(self.step - ahead, state, weights, rules, self._position - ahead, mark)
-            )
+                self._files.offer(step, {"subject": state, "guard": own, "sizes": sizes})
+            held = state if self.policy.act else None
+            self._snapshots.add(Snapshot(step, held, weights, rules, position, mark))
         oldest = self._snapshots.oldest
         if oldest is not None and oldest.mark is not None:
             self._registry.forget_before(oldest.mark)
+
+    def _is_for_disk(self) -> bool:
+        wanted = self._files is not None and self._files.wanted
+        # Replayed batches would be fetched anew after a restart, with other random numbers.
+        ready = wanted and not self._registry.is_replaying
+        (all_ready,) = self._subject.all_of(ready, step=self.step)
+        return all_ready
 
     def _go_back(self, decision: Decision) -> int | None:
         if not len(self._snapshots):
             return None
         snapshot = self._snapshots.take_back(older=decision.attempt > 2)
+        self._waiting = None
         self._subject.restore(snapshot.state)
         self._subject.hold_buffers()
         self._watch.load_state_dict(snapshot.rules)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from gyrostat.guard.loaders import PlainSource, Source
 from gyrostat.rules import Activations
 from gyrostat.tensors import Level, TensorTable
 
-__all__ = ["Gradients", "OptimizerState", "Subject"]
+__all__ = ["Gradients", "Measured", "OptimizerState", "Subject"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +27,14 @@ class Gradients:
         norms: L2 norm by parameter name, freed of the loss scale; NaN or Inf if it holds either.
         table: Their records, loss scale included, where they were asked for and can be had.
         loss_scale: The factor that the gradients carry.
+        gated: Whether they were set to zero after they were measured, so that the update does no
+            harm.
     """
 
     norms: Mapping[str, float]
     table: TensorTable | None = None
     loss_scale: float = 1.0
+    gated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +46,37 @@ class OptimizerState:
         first: L2 norm of the mean of gradients by parameter: Adam's ``exp_avg``, or the momentum
             of SGD. Of a part of the tensor where the whole would cost too much; NaN if unknown.
         second: The same for the mean of squares, Adam's ``exp_avg_sq``.
+        ranks: The rank that remembers each, in a run of several; a name comes once for each rank.
     """
 
     names: tuple[str, ...]
     first: NDArray[np.float64]
     second: NDArray[np.float64]
+    ranks: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """All that a step is judged by.
+
+    Attributes:
+        loss: The loss; of several ranks, their mean.
+        gradients: The gradients.
+        rates: Learning rates.
+        memory: What the optimizer remembers, or None.
+        stale: Whether the gradients were added to those of a step before.
+        activations: What the modules of this rank have made of its batch, or None.
+        replicas: Gradients that several ranks hold alike, by name: for each part of the tensor,
+            something by rank that is equal where they are. Empty where all are equal.
+    """
+
+    loss: float
+    gradients: Gradients
+    rates: tuple[float, ...] = ()
+    memory: OptimizerState | None = None
+    stale: bool = False
+    activations: Activations | None = None
+    replicas: Mapping[str, Sequence[Mapping[int, str]]] = field(default_factory=dict)
 
 
 class Subject(abc.ABC):
@@ -67,7 +96,10 @@ class Subject(abc.ABC):
 
     @abc.abstractmethod
     def weight_extremes(self) -> Mapping[str, float]:
-        """Largest absolute value of each parameter by name; NaN or Inf if it holds either."""
+        """Largest absolute value of each parameter by name; NaN or Inf if it holds either.
+
+        Of all ranks together; it is asked for on all of them at the same step.
+        """
 
     @abc.abstractmethod
     def capture(self) -> object:
@@ -140,6 +172,45 @@ class Subject(abc.ABC):
 
     def gains(self) -> Mapping[str, float]:
         """Standard deviation by root of fan-in of each matrix of weights, by name."""
+        return {}
+
+    def measure_later(self, loss: Any, *, gate: bool) -> Callable[[], tuple[float, Gradients]]:
+        """Starts to measure loss and gradients of the present step; the result waits for the end.
+
+        Args:
+            loss: The loss as the training loop has it.
+            gate: Whether gradients that are not finite may be set to zero on the device.
+        """
+        del gate  # nothing is gained where the host has to wait anyway
+        value, gradients = float(loss), self.gradients(None)
+        return lambda: (value, gradients)
+
+    def agree(self, measured: Measured, step: int) -> Measured:
+        """What all ranks of the run have measured at a step, together: the same on every rank."""
+        del step
+        return measured
+
+    def all_of(self, *flags: bool, step: int) -> tuple[bool, ...]:
+        """Of each flag, whether it is set on every rank of the run."""
+        del step
+        return flags
+
+    def ranks_with(self, flag: bool, *, step: int) -> tuple[int, ...]:
+        """The ranks of the run on which a flag is set; nothing in a run of one rank."""
+        del flag, step
+        return ()
+
+    def by_rank(self, signal: str, layer: str | None = None) -> Mapping[int, float]:
+        """What each rank had in what was agreed on last.
+
+        Args:
+            signal: ``"loss"``, ``"grad_norm"``, ``"weight"`` or ``"lr"``.
+            layer: One parameter, for gradients and weights; the largest of all if None.
+
+        Returns:
+            Nothing in a run of one rank.
+        """
+        del signal, layer
         return {}
 
     def memory_rise(self, state: object) -> float:  # noqa: ARG002

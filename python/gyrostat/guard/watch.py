@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from gyrostat.findings import Finding, Severity
-from gyrostat.guard.subject import Gradients, Subject
+from gyrostat.guard.subject import Measured
 from gyrostat.rules import (
     GradientRule,
     LearningRateJump,
     LossCurve,
     OptimizerStateRule,
+    ReplicaRule,
     TensorRules,
 )
 from gyrostat.spikes import SpikeDetector
@@ -39,6 +40,7 @@ class Watch:
         rates: Learning rates.
         optimizer: The optimizer's memory.
         curve: Where the loss goes.
+        replicas: Gradients that should be the same on several ranks.
         tensors: Records of gradients, and what the modules have made of a batch.
     """
 
@@ -48,25 +50,34 @@ class Watch:
         self.rates = LearningRateJump(lr_jump)
         self.optimizer = OptimizerStateRule()
         self.curve = LossCurve()
+        self.replicas = ReplicaRule()
         self.tensors = TensorRules()
 
     def update(
-        self, loss: float, gradients: Gradients, subject: Subject, step: int
+        self, measured: Measured, step: int, *, expects_overflow: bool = False
     ) -> list[Finding]:
-        """Everything that is found at one step, in the order of the rules."""
+        """Everything that is found at one step, in the order of the rules.
+
+        Args:
+            measured: What was measured; of several ranks, what they agreed on.
+            step: The step.
+            expects_overflow: Whether a loss scaler skips gradients that are not finite.
+        """
+        loss, norms, rates = measured.loss, measured.gradients.norms, measured.rates
         found: list[Finding | None] = []
-        if subject.stale_gradients():
+        if measured.stale:
             found.append(_stale(step))
-        norms = gradients.norms
         total = math.hypot(*norms.values())
-        rates = subject.learning_rates()
         found.append(self.rates.update(rates, step))
-        if (memory := subject.optimizer_state()) is not None:
+        if (memory := measured.memory) is not None:
             found.append(
-                self.optimizer.update(memory.names, memory.first, memory.second, norms, step)
+                self.optimizer.update(
+                    memory.names, memory.first, memory.second, norms, step, ranks=memory.ranks
+                )
             )
+        found += self.replicas.update(measured.replicas, step)
         spike = self.loss.update(loss, total, step=step)
-        scaler_skips = not math.isfinite(total) and subject.expects_overflow()
+        scaler_skips = not math.isfinite(total) and expects_overflow
         wild = None if scaler_skips else self.gradients.update(norms, step)
         # The rule names the layer; what the detector saw of the same gradient adds nothing.
         if spike is not None and (wild is None or spike.code != wild.code):
@@ -75,10 +86,10 @@ class Watch:
         rate = max(rates, default=None)
         found += self.curve.update(loss, step, lr=rate)
         # Records carry the loss scale: as it changes they cannot be compared with those before.
+        gradients, activations = measured.gradients, measured.activations
         records = gradients.table if gradients.loss_scale == 1.0 else None
         if records is not None and records.level == "norm":
             records = None
-        activations = subject.activations()
         if records is not None or activations is not None:
             found += self.tensors.update(step, gradients=records, activations=activations, lr=rate)
         return [f for f in found if f is not None]

@@ -138,6 +138,8 @@ class OptimizerStateRule:
         second: NDArray[np.float64],
         gradients: Mapping[str, float],
         step: int,
+        *,
+        ranks: Sequence[int] = (),
     ) -> Finding | None:
         """Judges the optimizer's memory before the update of a step.
 
@@ -147,6 +149,7 @@ class OptimizerStateRule:
             second: The same for the mean of squares.
             gradients: L2 norm of each gradient of this step by parameter name.
             step: The step.
+            ranks: The rank that each of ``names`` is from, if there are several.
 
         Returns:
             ``optimizer-state-damage`` with the parameter to blame, or None.
@@ -156,7 +159,7 @@ class OptimizerStateRule:
         if self._names and not names:
             found = _damage(None, "the optimizer has lost its memory", step, {})
         elif names == self._names:
-            found = self._compare(first, second, step)
+            found = self._compare(first, second, step, ranks)
         self._names, self._first, self._second = names, first, second
         self._gradients = np.array([gradients.get(name, math.nan) for name in names])
         return found
@@ -166,7 +169,11 @@ class OptimizerStateRule:
         vars(self).update(vars(OptimizerStateRule()))
 
     def _compare(
-        self, first: NDArray[np.float64], second: NDArray[np.float64], step: int
+        self,
+        first: NDArray[np.float64],
+        second: NDArray[np.float64],
+        step: int,
+        ranks: Sequence[int],
     ) -> Finding | None:
         g = self._gradients
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
@@ -185,7 +192,13 @@ class OptimizerStateRule:
         share = float(np.mean(worst >= _BOUND))
         how = "fell" if fall[int(worst.argmax())] >= _BOUND else "rose"
         message = f"the optimizer's memory of {layer} {how} by more than gradients can make it"
-        return _damage(layer, message, step, {"ratio": ratio, "share": share, "how": how})
+        hit = (
+            tuple(sorted({ranks[i] for i in np.flatnonzero(worst >= _BOUND).tolist()}))
+            if ranks
+            else ()
+        )
+        evidence = {"ratio": ratio, "share": share, "how": how}
+        return _damage(layer, message, step, evidence, hit)
 
     def state_dict(self) -> dict[str, Any]:
         """The state as plain values."""
@@ -224,7 +237,13 @@ _BOUND = 4.0
 _TINY = 1e-30  # a norm below it may underflow to zero by itself
 
 
-def _damage(layer: str | None, message: str, step: int, evidence: dict[str, Any]) -> Finding:
+def _damage(
+    layer: str | None,
+    message: str,
+    step: int,
+    evidence: dict[str, Any],
+    ranks: tuple[int, ...] = (),
+) -> Finding:
     return Finding(
         "optimizer-state-damage",
         Severity.CRITICAL,
@@ -232,6 +251,6 @@ def _damage(layer: str | None, message: str, step: int, evidence: dict[str, Any]
         signal="optimizer_state",
         score=evidence.get("ratio"),
         message=message,
-        culprit=Culprit(layer=layer),
+        culprit=Culprit(layer=layer, ranks=ranks),
         evidence=evidence,
     )

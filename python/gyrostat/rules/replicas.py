@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from gyrostat.findings import Culprit, Finding, Severity
 
-__all__ = ["check_replicas"]
+__all__ = ["ReplicaRule", "check_replicas"]
 
 _LISTED = 100
 
@@ -50,6 +50,53 @@ def check_replicas(
         )
         for verdict, alike in alike_by_tensor.items()
     )
+
+
+class ReplicaRule:
+    """Watches tensors, such as reduced gradients, of which replicas have always been alike.
+
+    A tensor that was the same on all its ranks at a step and is not at the next was damaged on one
+    of them. One that never was the same, as where nothing reduces it, is no matter of this rule.
+    """
+
+    def __init__(self) -> None:
+        self._alike: set[str] = set()
+
+    def update(
+        self, fingerprints: Mapping[str, Sequence[Mapping[int, str]]], step: int
+    ) -> tuple[Finding, ...]:
+        """Judges the replicas of one step.
+
+        Args:
+            fingerprints: As for :func:`check_replicas`.
+            step: The step.
+
+        Returns:
+            One ``replica-mismatch`` for each set of ranks to blame.
+        """
+        apart = {
+            name: shards
+            for name, shards in fingerprints.items()
+            if any(len(set(replicas.values())) > 1 for replicas in shards)
+        }
+        known = {name: shards for name, shards in fingerprints.items() if name in self._alike}
+        self._alike.update(name for name in fingerprints if name not in apart)
+        return check_replicas(known, step) if not apart.keys().isdisjoint(known) else ()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state as plain values."""
+        return {"version": 1, "alike": sorted(self._alike)}
+
+    def load_state_dict(self, d: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`.
+
+        Raises:
+            ValueError: If ``d`` is no such state; the rule is then left as it was.
+        """
+        alike = d.get("alike") if isinstance(d, Mapping) and d.get("version") == 1 else None
+        if not isinstance(alike, list):
+            raise ValueError("state: expected a state of ReplicaRule, version 1")
+        self._alike = set(map(str, alike))
 
 
 class _Verdict(NamedTuple):

@@ -148,7 +148,7 @@ def _gather(
 def _measure(tensors: Tensors, size: int) -> _Pieces:
     """The pieces of this rank. ``size`` is the number of ranks."""
     names, values, missing = collect(tensors)
-    local = {n: _locate(n, tensor) for n, tensor in zip(names, values, strict=True)}
+    local = {n: locate(n, tensor) for n, tensor in zip(names, values, strict=True)}
     table = summarize_all({name: one.values for name, one in local.items()})
     pieces: _Pieces = dict.fromkeys(missing)
     for name, one in local.items():
@@ -167,7 +167,7 @@ class _Local(NamedTuple):
     shard: int | None
 
 
-def _locate(name: str, tensor: Any) -> _Local:
+def locate(name: str, tensor: Any) -> _Local:
     if not isinstance(tensor, torch.Tensor):
         raise TypeError(f"tensors[{name!r}]: expected a torch.Tensor, got {type(tensor).__name__}")
     # To import torch.distributed.tensor only to ask for its class would take seconds.

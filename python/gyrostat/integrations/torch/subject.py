@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,11 +12,14 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from gyrostat.guard.subject import Gradients, OptimizerState, Subject
+from gyrostat.guard.subject import Gradients, Measured, OptimizerState, Subject
 from gyrostat.integrations.torch.activations import ActivationProbe
 from gyrostat.integrations.torch.codec import CODEC, TorchCodec
 from gyrostat.integrations.torch.data import LoaderSource, TorchRandomState, tensor_leaves
+from gyrostat.integrations.torch.late import measure_on_device
 from gyrostat.integrations.torch.learning_rate import LearningRateScale
+from gyrostat.integrations.torch.ranks import Ranks, group_of, unwrapped
+from gyrostat.integrations.torch.states import local_part, to_host, to_load
 from gyrostat.rules import Activations
 from gyrostat.tensors import Level, TensorTable, summarize_all
 
@@ -44,6 +46,10 @@ class TorchSubject(Subject):
         optimizer: Its optimizer.
         scheduler: Its learning-rate scheduler, or None.
         scaler: Its loss scaler, or None.
+        group: The ranks that decide together; as in :class:`gyrostat.integrations.torch.Guard`.
+        settings: What else must be the same on all of them.
+        may_wait: Whether the host may wait for the device at each step. If not, activations are not
+            looked at, nor rates in tensors on a device.
     """
 
     def __init__(
@@ -52,8 +58,13 @@ class TorchSubject(Subject):
         optimizer: torch.optim.Optimizer,
         scheduler: Any = None,
         scaler: torch.amp.GradScaler | None = None,
+        group: Any = None,
+        settings: object = None,
+        *,
+        may_wait: bool = True,
     ) -> None:
-        self._model = model
+        together = group_of(model, group)
+        self._model = model = unwrapped(model)
         self._optimizer = optimizer
         self._scaler = scaler
         self._random = TorchRandomState()
@@ -64,19 +75,25 @@ class TorchSubject(Subject):
             "scaler": scaler,
         }
         self._parts = {name: part for name, part in parts.items() if part is not None}
+        self._named: list[tuple[str, nn.Parameter]] = []
+        self._sharded = False
+        self._look_up_parameters()
         self._rates = LearningRateScale(optimizer)
         self._buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._memory = _OptimizerMemory(model, optimizer)
         self._carried = _CarriedGradients(model, optimizer)
-        self._activations = ActivationProbe(model, every=_LOOK_EVERY)
+        self._may_wait = may_wait
+        self._ranks: Ranks | None = None
+        if together is not None:
+            named = dict(model.named_parameters())
+            self._ranks = Ranks(together, named, self._memory.names, settings)
+        self._activations = ActivationProbe(model, every=_LOOK_EVERY) if may_wait else None
 
     def gradients(self, level: Level | None) -> Gradients:
         """L2 norm of each gradient, freed of the loss scale; records of those in host memory."""
-        grads = {
-            name: p.grad.detach()
-            for name, p in self._model.named_parameters()
-            if p.grad is not None
-        }
+        grads = self._present_gradients()
+        if self._sharded:
+            grads = {name: local_part(grad) for name, grad in grads.items()}
         scale = self._present_scale()
         norms, table = _norms(grads, level)
         if scale != 1.0:
@@ -84,29 +101,34 @@ class TorchSubject(Subject):
         return Gradients(norms, table, scale)
 
     def weight_extremes(self) -> Mapping[str, float]:
-        """Largest absolute value of each parameter."""
-        return _extremes({n: p.detach() for n, p in self._model.named_parameters()})
+        """Largest absolute value of each parameter, on all ranks."""
+        self._look_up_parameters()
+        own = _extremes({n: local_part(p) for n, p in self._named})
+        return own if self._ranks is None else self._ranks.largest(own)
 
     def expects_overflow(self) -> bool:
         """Whether a loss scaler is at work."""
         return self._scaler is not None and self._scaler.is_enabled()
 
     def capture(self) -> object:
-        """Copies of all state dicts in host memory, and of the generators of random numbers."""
+        """Copies of all state dicts in host memory, and of the generators of random numbers.
+
+        Of a DTensor it is the part of this rank that is copied; the ranks need not talk.
+        """
         return {
-            "parts": {name: _to_host(part.state_dict()) for name, part in self._parts.items()},
+            "parts": {name: to_host(part.state_dict()) for name, part in self._parts.items()},
             "random": self.random.capture(),
-            "passes": self._activations.passes,
+            "passes": None if self._activations is None else self._activations.passes,
         }
 
     def restore(self, state: Any) -> None:
         """Loads the captured state dicts; the gradients of the failed step are dropped."""
         for name, part in self._parts.items():
-            # Optimizers adopt the tensors that they are given; the snapshot must stay as it is.
-            part.load_state_dict(copy.deepcopy(state["parts"][name]))
+            part.load_state_dict(to_load(state["parts"][name]))
         self.drop_gradients()
         self.random.restore(state["random"])
-        self._activations.passes = state["passes"]
+        if self._activations is not None and state["passes"] is not None:
+            self._activations.passes = state["passes"]
 
     def leaves(self, batch: object) -> Iterator[NDArray[Any]]:
         """The arrays of a batch, tensors without a copy where they are in host memory."""
@@ -120,17 +142,19 @@ class TorchSubject(Subject):
     @torch.no_grad()
     def clip(self, factor: float, name: str | None = None) -> None:
         """Multiplies gradients in place."""
-        grads = [
-            p.grad
-            for each, p in self._model.named_parameters()
-            if p.grad is not None and name in (None, each)
-        ]
+        grads = [p.grad for each, p in self._named if p.grad is not None and name in (None, each)]
         if grads:
             torch._foreach_mul_(grads, factor)
 
     def learning_rates(self) -> tuple[float, ...]:
-        """The rate of each parameter group; a rate in a tensor on a device makes the host wait."""
-        return tuple(float(group["lr"]) for group in self._optimizer.param_groups)
+        """The rate of each parameter group.
+
+        A rate in a tensor on a device makes the host wait: none is told if it may not.
+        """
+        rates = [group["lr"] for group in self._optimizer.param_groups]
+        if not self._may_wait and any(torch.is_tensor(r) and r.device.type != "cpu" for r in rates):
+            return ()
+        return tuple(map(float, rates))
 
     def scale_learning_rate(self, factor: float) -> None:
         """Scales the rates for the length of each step."""
@@ -142,7 +166,7 @@ class TorchSubject(Subject):
 
     def restore_optimizer(self, state: Any) -> None:
         """Takes the moments of a captured state; rates and other options stay as they are."""
-        held = copy.deepcopy(state["parts"]["optimizer"])
+        held = to_load(state["parts"]["optimizer"])
         present = self._optimizer.state_dict()
         self._optimizer.load_state_dict({**held, "param_groups": present["param_groups"]})
 
@@ -213,11 +237,52 @@ class TorchSubject(Subject):
 
     def activations(self) -> Activations | None:
         """What the hooks of the present forward pass saw."""
-        return self._activations.take()
+        return None if self._activations is None else self._activations.take()
 
     def arrays(self, batch: object) -> list[NDArray[Any]]:
         """The tensors and arrays of a batch; those on a device are copied to the host."""
         return [array for leaf in tree_leaves(batch) if (array := _as_array(leaf)) is not None]
+
+    def measure_later(self, loss: Any, *, gate: bool) -> Callable[[], tuple[float, Gradients]]:
+        """Queues the work on the device; gradients and buffers are gated there, on all ranks."""
+        ranks = self._ranks
+        grads = [p.grad for p in self._model.parameters() if p.grad is not None]
+        return measure_on_device(
+            loss,
+            self._present_gradients(),
+            gate=[local_part(grad) for grad in grads] if gate else None,
+            buffers=self._buffers,
+            shares=None if ranks is None else ranks.shares,
+            group=None if ranks is None else ranks.group,
+        )
+
+    def agree(self, measured: Measured, step: int) -> Measured:
+        """One small collective of all ranks."""
+        return measured if self._ranks is None else self._ranks.agree(measured, step)
+
+    def all_of(self, *flags: bool, step: int) -> tuple[bool, ...]:
+        """One small collective of all ranks."""
+        return flags if self._ranks is None else self._ranks.all_of(flags, step)
+
+    def ranks_with(self, flag: bool, *, step: int) -> tuple[int, ...]:
+        """One small collective of all ranks."""
+        return () if self._ranks is None else self._ranks.ranks_with(flag, step)
+
+    def by_rank(self, signal: str, layer: str | None = None) -> Mapping[int, float]:
+        """What each rank had, in what was agreed on last."""
+        return {} if self._ranks is None else self._ranks.by_rank(signal, layer)
+
+    def _present_gradients(self) -> dict[str, torch.Tensor]:
+        """The gradients, placed as their parameters are."""
+        present = [(name, p, p.grad) for name, p in self._named]
+        if self._sharded:
+            return {name: _placed_as(grad, p) for name, p, grad in present if grad is not None}
+        return {name: grad.detach() for name, _, grad in present if grad is not None}
+
+    def _look_up_parameters(self) -> None:
+        """Goes through the modules, which takes longer than to measure small gradients."""
+        self._named = list(self._model.named_parameters())
+        self._sharded = any(hasattr(p, "placements") for _, p in self._named)
 
     def _present_scale(self) -> float:
         if self._scaler is None or not self._scaler.is_enabled():
@@ -238,6 +303,7 @@ class _OptimizerMemory:
             (names.get(id(p), f"parameter {i}"), p)
             for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])
         ]
+        self.names = tuple(name for name, _ in self._held)
         self._seen: list[int] = []
         self._names: tuple[str, ...] = ()
         self._parts: list[torch.Tensor] = []
@@ -245,11 +311,12 @@ class _OptimizerMemory:
 
     def measure(self) -> OptimizerState | None:
         state = self._optimizer.state
-        moments = [(name, _moments(state[p])) for name, p in self._held if p in state]
-        present = [id(t) for _, pair in moments for t in pair]
+        # Where the optimizer has made or loaded a state, views of what it held before are of no
+        # use. A state is made or loaded as a whole, but for parameters that come later.
+        ends = (self._held[0][1], self._held[-1][1]) if self._held else ()
+        present = [len(state), *(id(t) for p in ends if p in state for t in _moments(state[p]))]
         if present != self._seen:
-            # The optimizer has made or loaded a state: views of what it held before are of no use.
-            self._look(moments)
+            self._look([(name, _moments(state[p])) for name, p in self._held if p in state])
             self._seen = present
         if self._at is None:
             return None
@@ -276,7 +343,7 @@ class _OptimizerMemory:
         ]
         self._at = (at[0], at[1])
         self._parts = [
-            t.detach().reshape(-1)[:_SAMPLE]
+            local_part(t).reshape(-1)[:_SAMPLE]
             for k in (0, 1)
             for _, pair in known
             if (t := pair[k]) is not None and _readable(t)
@@ -290,9 +357,11 @@ def _moments(state: Mapping[str, Any]) -> tuple[torch.Tensor | None, torch.Tenso
 
 def _readable(t: object) -> Any:
     """Whether a view of the first values follows what the optimizer does to the tensor."""
+    if not isinstance(t, torch.Tensor):
+        return False
+    t = local_part(t)
     return (
-        isinstance(t, torch.Tensor)
-        and type(t) is torch.Tensor
+        type(t) is torch.Tensor
         and t.device.type == "cpu"
         and t.is_contiguous()
         and t.is_floating_point()
@@ -339,7 +408,8 @@ class _CarriedGradients:
 
 def _largest_memory(state: Mapping[Any, Mapping[str, Any]]) -> float:
     held = [first for each in state.values() if (first := _moments(each)[0]) is not None]
-    return max((float(t.detach().abs().max()) for t in held if t.numel()), default=0.0)
+    parts = [local_part(t) if isinstance(t, torch.Tensor) else t.part for t in held]
+    return max((float(t.abs().max()) for t in parts if t.numel()), default=0.0)
 
 
 def _as_array(leaf: object) -> NDArray[Any] | None:
@@ -349,6 +419,16 @@ def _as_array(leaf: object) -> NDArray[Any] | None:
     if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biuf":
         return leaf
     return None
+
+
+def _placed_as(grad: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """A gradient whose placements differ, as partial sums of it do, is brought to those."""
+    g: Any = grad.detach()
+    wanted = getattr(parameter, "placements", None)
+    if wanted is not None and g.placements != wanted:
+        g = g.redistribute(placements=wanted)
+    placed: torch.Tensor = g
+    return placed
 
 
 def _norms(
@@ -382,13 +462,3 @@ def _on_device(tensors: Mapping[str, torch.Tensor], order: float) -> dict[str, f
     values = [t.float() for t in tensors.values() if t.numel()]
     each = iter(torch.stack(torch._foreach_norm(values, order)).tolist())  # noqa: SLF001
     return {name: next(each) if t.numel() else 0.0 for name, t in tensors.items()}
-
-
-def _to_host(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, Mapping):
-        return {k: _to_host(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_to_host(v) for v in value)
-    return copy.deepcopy(value)
