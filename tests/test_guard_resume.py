@@ -5,12 +5,16 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
+import gloo
+import ranks
 from gyrostat.demo.digits import load_digits
 from gyrostat.demo.network import NumpyTraining
 from gyrostat.guard import Action, Guard, Journal, Policy
@@ -312,6 +316,53 @@ def test_without_guard_batches_the_loop_goes_on_at_the_step(tmp_path):
     train(guard, again, optimizer, data[guard.step : 60])
     assert guard.step == 60
     assert torch.equal(model.weight, again.weight)
+
+
+def replicas_go_on_together():
+    """Runs on each rank: the second is killed before it has written the last checkpoint."""
+    places = [tempfile.mkdtemp() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(places)
+    place = Path(places[0])
+
+    def train(run_dir, kill_at=None, lag=0):
+        torch.manual_seed(0)
+        model = ranks.network("ddp")
+        optimizer = torch.optim.Adam(model.parameters(), 0.003)
+        data = ranks.batches(60, 0)
+        if dist.get_rank() == 1:
+            data[35] = (data[35][0] * torch.nan, data[35][1])
+        guard = TorchGuard(model, optimizer, policy=POLICY, run_dir=run_dir, lag=lag)
+        guard.resume()
+        began = guard.step
+        for x, y in guard.batches(data):
+            if guard.step == kill_at:
+                break
+            loss = torch.nn.functional.mse_loss(model(x), y)
+            loss.backward()
+            if guard.approve(loss):
+                optimizer.step()
+            optimizer.zero_grad()
+        return began, len(guard.incidents), ranks.digest(model)
+
+    for lag in (0, 1):
+        *whole, end = train(place / f"whole-{lag}", lag=lag)
+        train(place / f"cut-{lag}", 50, lag)
+        mine = place / f"cut-{lag}" / (f"rank-{dist.get_rank()}" if dist.get_rank() else "")
+        if dist.get_rank() == 1:
+            checkpoints(mine)[-1].unlink()
+        expected = steps(mine)[-1 if dist.get_rank() else -2]
+        began, found, again = train(place / f"cut-{lag}", lag=lag)
+        yield began == expected > 0, (found, again) == (whole[1], end), found
+
+
+def both_lags_go_on_together():
+    return list(replicas_go_on_together())
+
+
+@pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
+def test_ranks_go_back_to_a_step_that_all_of_them_have(tmp_path):
+    told = gloo.run(2, [both_lags_go_on_together], tmp_path)["both_lags_go_on_together"]
+    assert told == [[(True, True, 1)] * 2] * 2
 
 
 def test_the_guard_class_is_the_same_for_all():
