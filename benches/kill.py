@@ -2,15 +2,17 @@
 
     uv run --extra torch python benches/kill.py --points 100
 
-A small training with shuffling, augmentation, dropout, AdamW, a cosine schedule, a sample of NaN in
-each epoch and one weight that is corrupted on the way: its guard skips and rolls back. Each point is
-a run in a folder of its own, killed by SIGKILL after a random time and started again. It counts if
-weights, optimizer, schedule, random numbers and the guard's own state end with the same bits, if the
-journal tells the same incidents, and if journal and registry could be read after the kill.
+A small training with shuffling, augmentation, dropout, AdamW, a cosine schedule, a sample of NaN
+and one weight that is corrupted on the way: its guard skips and rolls back. Each point is a run in a
+folder of its own, killed by SIGKILL after a random time and started again; one that was faster than
+the kill is done again. It counts if weights, optimizer, schedule, random numbers and the guard's own
+state end with the same bits, if the journal tells the same incidents, and if journal and registry
+could be read after the kill.
 """
 
 import argparse
 import hashlib
+import itertools
 import json
 import logging
 import multiprocessing
@@ -67,7 +69,7 @@ def train(run_dir):
     """Trains to the end and writes what came out to ``end.json``."""
     model, optimizer, scheduler, loader = build()
     guard = Guard(model, optimizer, scheduler, policy=POLICY, run_dir=run_dir)
-    guard.resume()
+    resumed_at = guard.step if guard.resume() else 0
     for _ in range(guard.next_epoch, EPOCHS):
         for x, y in guard.batches(loader):
             if guard.step == CORRUPTED_AT:
@@ -84,7 +86,7 @@ def train(run_dir):
         "bits": digest([part.state_dict() for part in parts] + [torch.get_rng_state()]),
         "incidents": [{**i.to_dict(), "time": 0} for i in guard.incidents],
     }
-    (run_dir / "end.json").write_text(json.dumps(end), "utf-8")
+    (run_dir / "end.json").write_text(json.dumps([end, resumed_at]), "utf-8")
 
 
 def warm_up():
@@ -123,7 +125,8 @@ def survive(run_dir, moments):
     """Starts a run, kills it after each of ``moments`` in seconds, and lets it end.
 
     Returns:
-        What came out, and how many kills came before the run had ended.
+        What came out, the step that the last start went on from, and how many kills came before the
+        run had ended.
     """
     run_dir.mkdir()
     fork = multiprocessing.get_context("fork")  # what was imported need not be imported again
@@ -141,7 +144,7 @@ def survive(run_dir, moments):
             raise RuntimeError(f"the run in {run_dir} failed")
         else:
             break
-    return json.loads((run_dir / "end.json").read_text("utf-8")), kills
+    return *json.loads((run_dir / "end.json").read_text("utf-8")), kills
 
 
 def check_files(run_dir):
@@ -167,20 +170,28 @@ def main():
     chance = random.Random(args.seed)  # noqa: S311 - no secret
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        expected, _ = survive(Path(folder) / "whole", [])
+        expected, *_ = survive(Path(folder) / "whole", [])
         length = time.perf_counter() - began
         actions = sorted({i["action"] for i in expected["incidents"]})
         print(f"not killed: {length:.2f} s, {len(expected['incidents'])} incidents: {actions}")
-        same, killed = 0, 0
-        for point in range(args.points):
+        runs = same = total = midway = 0
+        for attempt in itertools.count():
+            if runs == args.points:
+                break
             moments = [chance.uniform(0, length) for _ in range(args.kills)]
-            end, kills = survive(Path(folder) / f"point-{point}", moments)
-            killed += kills
+            end, resumed_at, kills = survive(Path(folder) / str(attempt), moments)
+            if not kills:
+                length = min(length, moments[0])
+                continue
+            runs += 1
+            total += kills
+            midway += resumed_at > 0
             same += end == expected
             if end != expected:
-                print(f"point {point}, killed after {moments} s: another end")
-    print(f"{same} of {args.points} runs, {killed} kills, ended with the same bits")
-    return 0 if same == args.points else 1
+                print(f"killed after {moments} s: another end")
+    print(f"{same} of {runs} runs, killed {total} times, ended with the same bits")
+    print(f"{midway} of them went on from a checkpoint, the others from the start")
+    return 0 if same == runs else 1
 
 
 if __name__ == "__main__":

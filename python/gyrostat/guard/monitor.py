@@ -141,7 +141,7 @@ class Guard:
         self._files: SnapshotFiles | None = None
         if folder is not None:
             proof = max(self.policy.healthy_after, _APPLIED)
-            self._files = SnapshotFiles(folder / "checkpoints", self.policy, subject.codec, proof)
+            self._files = SnapshotFiles(folder / "checkpoints", self.policy, subject, proof)
         subject.hold_buffers()
 
     @property
@@ -155,14 +155,14 @@ class Guard:
         return tuple(self._journal.incidents)
 
     @property
-    def next_epoch(self) -> int:
-        """Number of the epoch that the next call of :meth:`batches` begins, or goes on with."""
-        return self._registry.next_epoch
-
-    @property
     def batch(self) -> Batch | None:
         """The batch that was handed out last."""
         return self._registry.current
+
+    @property
+    def next_epoch(self) -> int:
+        """Number of the epoch that the next call of :meth:`batches` begins, or goes on with."""
+        return self._registry.next_epoch
 
     @property
     def hypotheses(self) -> tuple[Finding, ...]:
@@ -194,7 +194,7 @@ class Guard:
         are as they were then; steps made since are made again, with the same bits. What the guard
         wrote down in them is taken back, so that it is found and done once more.
 
-        Call it once, after everything was built as at the first start::
+        Call it once, after everything was built as at the first start, on all ranks::
 
             guard = Guard(model, optimizer, scheduler, run_dir="runs/mine")
             guard.resume()
@@ -387,7 +387,7 @@ class Guard:
         self._applied = deque(lists["applied"], maxlen=_APPLIED)
         self._suspects, self._told = lists["suspects"], frozenset(lists["told"])
         self._pending.clear()
-        self._probe, self._settled = None, True
+        self._probe, self._waiting, self._settled = None, None, True
         if d.get("clears_gradients") and not self._clears:
             self._clear_gradients()
         self._snapshots = SnapshotRing(self.policy.snapshots_kept, self.policy.healthy_after)
@@ -749,23 +749,27 @@ class Guard:
             healthy = self._snapshots.healthy
             if check_weights(weights, weights if healthy is None else healthy.weights, self.step):
                 return  # damaged since the last step was judged: the next one will tell
-            to_disk = self._files is not None and self._files.wanted
-            # What is replayed is fetched again after a restart, with other random numbers.
-            to_disk = to_disk and not self._registry.is_replaying
+            to_disk = self._is_for_disk()
             # A run that is only observed never goes back: its weights' extremes are enough.
             state = self._subject.capture() if self.policy.act or to_disk else None
             rules = self._watch.state_dict()
-            position = self._position - (0 if self._lag else ahead)
+            step, position = self.step - ahead, self._position - (0 if self._lag else ahead)
             if self._files is not None and to_disk:
+                own = self.state_dict() | {"step": step, "position": position}
                 sizes = {"journal": self._journal.size, "left_out": self._registry.file_size}
-                own = {"step": self.step - ahead, "position": position}
-                held = {"subject": state, "guard": self.state_dict() | own, "sizes": sizes}
-                self._files.offer(self.step - ahead, held)
-            state = state if self.policy.act else None
-            self._snapshots.add(Snapshot(self.step - ahead, state, weights, rules, position, mark))
+                self._files.offer(step, {"subject": state, "guard": own, "sizes": sizes})
+            held = state if self.policy.act else None
+            self._snapshots.add(Snapshot(step, held, weights, rules, position, mark))
         oldest = self._snapshots.oldest
         if oldest is not None and oldest.mark is not None:
             self._registry.forget_before(oldest.mark)
+
+    def _is_for_disk(self) -> bool:
+        wanted = self._files is not None and self._files.wanted
+        # Replayed batches would be fetched anew after a restart, with other random numbers.
+        ready = wanted and not self._registry.is_replaying
+        (all_ready,) = self._subject.all_of(ready, step=self.step)
+        return all_ready
 
     def _go_back(self, decision: Decision) -> int | None:
         if not len(self._snapshots):

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gyrostat.guard._tree import Codec
 from gyrostat.guard.checkpoints import read_checkpoint, write_checkpoint
 from gyrostat.guard.policy import Policy
 from gyrostat.guard.snapshots import Pace
+from gyrostat.guard.subject import Subject
 
 __all__ = ["SnapshotFiles"]
 
@@ -18,6 +18,8 @@ _LOG = logging.getLogger("gyrostat")
 _VERSION = 1
 _NAME = "{:06d}-step-{}.safetensors"
 _NAMES = "[0-9]*-step-*.safetensors"
+_NO_STEP = -1
+_BITS = 40
 
 
 @dataclass(slots=True)
@@ -36,14 +38,15 @@ class SnapshotFiles:
     Args:
         folder: Where the files are; made when the first is written.
         policy: Pace, and how many are kept.
-        codec: What the framework's tensors are.
+        subject: Tells what its tensors are, and has the ranks agree.
         proof: Clean steps that have to follow.
     """
 
-    def __init__(self, folder: Path, policy: Policy, codec: Codec, proof: int) -> None:
+    def __init__(self, folder: Path, policy: Policy, subject: Subject, proof: int) -> None:
         self._folder = folder
         self._kept = policy.checkpoints_kept
-        self._codec = codec
+        self._subject = subject
+        self._codec = subject.codec
         self._proof = proof
         self._pace = Pace(policy.checkpoint_share, policy.checkpoint_every)
         self._is_first = True
@@ -87,22 +90,46 @@ class SnapshotFiles:
     def newest(self) -> dict[str, Any] | None:
         """The state of the newest file that can be read, or None.
 
-        One that is damaged is told in the log and renamed, and the one before it is read.
+        One that is damaged is told in the log and renamed, and the one before it is read. Of
+        several ranks all call it: they go back to the newest step that each of them has.
         """
-        for path in reversed(self._paths()):
-            with self._pace.taking():  # until one is written, a read tells what it may cost
-                try:
-                    state, meta = read_checkpoint(path, codec=self._codec)
-                except ValueError as error:
-                    _LOG.warning("%s; the checkpoint before it is taken", error)
-                    path.rename(path.with_name(f"{path.name}.damaged"))
-                    continue
-            if not isinstance(state, dict) or meta.get("version") != _VERSION:
-                raise ValueError(f"run_dir: {path} is no checkpoint of a guard, version {_VERSION}")
+        paths = self._paths()
+        state = None
+        while True:
+            while paths and (state := self._read(paths[-1])) is None:
+                paths.pop()
+            step = _step_of(paths[-1]) if paths else _NO_STEP
+            lowest = self._lowest(step)
+            (agreed,) = self._subject.all_of(step == lowest, step=0)
+            if agreed:
+                break
+            while paths and _step_of(paths[-1]) > lowest:
+                paths.pop()
+        if paths:
             self._candidate = None
             self._is_first = False
-            return state
-        return None
+        return state if paths else None
+
+    def _read(self, path: Path) -> dict[str, Any] | None:
+        with self._pace.taking():  # until one is written, a read tells what it may cost
+            try:
+                state, meta = read_checkpoint(path, codec=self._codec)
+            except ValueError as error:
+                _LOG.warning("%s; the checkpoint before it is taken", error)
+                path.rename(path.with_name(f"{path.name}.damaged"))
+                return None
+        if meta.get("version") != _VERSION:
+            raise ValueError(f"run_dir: {path} is no checkpoint of a guard, version {_VERSION}")
+        found: dict[str, Any] = state
+        return found
+
+    def _lowest(self, step: int) -> int:
+        """The lowest of the steps of all ranks, found bit by bit."""
+        above, lowest = step - _NO_STEP, 0
+        for bit in reversed(range(_BITS)):
+            (more,) = self._subject.all_of(above >= lowest + (1 << bit), step=0)
+            lowest += more << bit
+        return lowest + _NO_STEP
 
     def _paths(self) -> list[Path]:
         """The files in the order of writing."""
@@ -125,3 +152,7 @@ class SnapshotFiles:
         except (TypeError, ImportError) as error:
             _LOG.error("no checkpoints are written: %s", error)
             self._kept = 0
+
+
+def _step_of(path: Path) -> int:
+    return int(path.stem.rpartition("-")[2])

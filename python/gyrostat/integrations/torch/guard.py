@@ -49,8 +49,9 @@ class Guard(AnyGuard):
         scaler: ``torch.amp.GradScaler``. :meth:`approve` may come before ``scaler.unscale_`` or
             after it. Overflows, which the scaler itself skips, are left to it.
         policy: ``"observe"``, ``"cautious"``, ``"recover"`` or a :class:`gyrostat.guard.Policy`.
-        run_dir: Folder for ``journal.jsonl``; None keeps the journal in memory. Of several ranks
-            the first writes there, each other in a folder of its own in it, ``rank-1`` and so on.
+        run_dir: Folder for the journal, the registry of what is left out, and checkpoints for
+            :meth:`resume`; None keeps all in memory. Of several ranks the first writes there, each
+            other in a folder of its own in it, ``rank-1`` and so on.
         lag: 1 to judge each step at the next, so that the host never waits for the device; see
             ``docs/distributed.md``.
         group: The ranks that decide together. None is the default process group where the model is
