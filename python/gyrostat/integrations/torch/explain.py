@@ -134,4 +134,3 @@ def _bound(findings: Sequence[Finding]) -> float:
             between = math.sqrt(value * expected) if min(value, expected) > 0 else None
             return (value + expected) / 2 if between is None else between
     return math.inf
-

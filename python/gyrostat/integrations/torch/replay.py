@@ -246,4 +246,6 @@ def _equal(a: float, b: float) -> bool:
 def _double(leaf: Any) -> Any:
     if isinstance(leaf, torch.Tensor) and leaf.is_floating_point():
         return leaf.double()
-    return leaf.astype(np.float64) if isinstance(leaf, np.ndarray) and leaf.dtype.kind == "f" else leaf
+    return (
+        leaf.astype(np.float64) if isinstance(leaf, np.ndarray) and leaf.dtype.kind == "f" else leaf
+    )

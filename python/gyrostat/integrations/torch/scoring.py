@@ -241,6 +241,8 @@ def _taken(batch: Any, places: Sequence[int], size: int) -> Any:
 
 def _is_column(value: Any) -> bool:
     """A list of what are no tensors or containers: texts or numbers, one of each sample."""
-    return isinstance(value, list) and bool(value) and all(
-        isinstance(v, str | bytes | int | float | None) for v in value
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(v, str | bytes | int | float | None) for v in value)
     )
