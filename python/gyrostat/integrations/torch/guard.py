@@ -18,8 +18,8 @@ from gyrostat.guard.monitor import Verdict
 from gyrostat.guard.subject import Measured
 from gyrostat.integrations.torch.explain import Explainer
 from gyrostat.integrations.torch.ranks import group_of
-from gyrostat.integrations.torch.subject import TorchSubject
 from gyrostat.integrations.torch.scoring import ComputeLoss
+from gyrostat.integrations.torch.subject import TorchSubject
 
 __all__ = ["Guard"]
 
