@@ -46,7 +46,7 @@ class Outcome:
 
 def capture(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """A copy in host memory of weights, buffers, optimizer and generators, for :func:`replay`."""
-    parts = {"model": model, "optimizer": optimizer}
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer}
     return {
         "parts": {name: to_host(part.state_dict()) for name, part in parts.items()},
         "random": TorchRandomState().capture(),

@@ -115,12 +115,12 @@ class _Scorer:
         self._limit = limit
         self._most = passes * self.size
 
-    def loss(self, places: Sequence[int]) -> float:
+    def loss(self, places: Sequence[int] | NDArray[np.intp]) -> float:
         """Of these samples; NaN if it is not to be had."""
         self.calls += 1
         self.scored += len(places)
         with torch.no_grad():
-            return float(self._compute_loss(self._model, _taken(self._batch, places, self.size)))
+            return float(self._compute_loss(self._model, _taken(self._batch, [int(i) for i in places], self.size)))
 
     def each(self) -> NDArray[np.float64] | None:
         """Of every sample by itself; None if that cannot be had."""
