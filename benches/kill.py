@@ -3,11 +3,11 @@
     uv run --extra torch python benches/kill.py --points 100
 
 A small training with shuffling, augmentation, dropout, AdamW, a cosine schedule, a sample of NaN
-and one weight that is corrupted on the way: its guard skips and rolls back. Each point is a run in a
-folder of its own, killed by SIGKILL after a random time and started again; one that was faster than
-the kill is done again. It counts if weights, optimizer, schedule, random numbers and the guard's own
-state end with the same bits, if the journal tells the same incidents, and if journal and registry
-could be read after the kill.
+and one weight that is corrupted on the way: its guard skips and rolls back. Each point is a run in
+a folder of its own, killed by SIGKILL after a random time and started again; one that was faster
+than the kill is done again. It counts if weights, optimizer, schedule, random numbers and the
+guard's own state end with the same bits, if the journal tells the same incidents, and if journal
+and registry could be read after the kill.
 """
 
 import argparse

@@ -46,8 +46,11 @@ def main():
     parser.add_argument("--write", action="store_true", help="into benches/README.md")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
     args = parser.parse_args()
+    count = (
+        f"{args.seeds} seeds of each fault and model, {args.clean_seeds} clean runs of each model"
+    )
     sections = [
-        tables.machine(),
+        f"{tables.machine()}\n{count}.\n",
         *judge(
             args.models, args.faults, args.contestants, args.seeds, args.clean_seeds, args.workers
         ),

@@ -336,6 +336,9 @@ class FrozenLayer(Fault):
 
     name, cause, recoverable = "frozen-layer", "cause-frozen-parameters", False
 
+    def choose(self):
+        self.at = 0
+
     def before(self):
         self.layer, weight = self.matrix()
         weight.requires_grad_(requires_grad=False)
@@ -345,6 +348,9 @@ class DeadReLU(Fault):
     """The biases before one ReLU are so low from the start that it gives only zeros."""
 
     name, cause, recoverable = "dead-relu", "cause-dead-layer", False
+
+    def choose(self):
+        self.at = 0
 
     def before(self):
         # What comes before a ReLU is a linear map, a convolution or a norm: it has a bias.
@@ -362,6 +368,9 @@ class VanishingInit(Fault):
 
     name, cause, recoverable, factor = "vanishing-init", "cause-initialisation", False, 0.01
 
+    def choose(self):
+        self.at = 0
+
     def before(self):
         for _, module in self.inside(torch.nn.Linear | torch.nn.Conv2d):
             module.weight.data *= self.factor
@@ -377,6 +386,9 @@ class SortedData(Fault):
     """Nobody shuffles: the batches come sorted by label, the text in its order."""
 
     name, cause, recoverable = "sorted-data", "cause-data-order", False
+
+    def choose(self):
+        self.at = 0
 
     def order(self, order):
         keys = self.task.sort_key.numpy()
@@ -402,6 +414,9 @@ class LossOnPadding(Fault):
 
     name, cause, recoverable = "padding", "cause-padding", False
     tasks = ("lm",)
+
+    def choose(self):
+        self.at = 0
 
     def batch(self, _position, batch):
         inputs, targets, weights = batch
