@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -40,11 +41,9 @@ def placed_lines(path: Path) -> Iterator[tuple[int, Any]]:
     place = 0
     with path.open("rb") as file:
         for line in file:
-            start, place = place, place + len(line)
-            try:
-                yield start, json.loads(line)
-            except (ValueError, RecursionError):
-                continue
+            with contextlib.suppress(ValueError, RecursionError):
+                yield place, json.loads(line)
+            place += len(line)
 
 
 def size_of(path: Path) -> int:
