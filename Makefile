@@ -10,7 +10,8 @@ PYTHON ?= python3
 export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-tensors bench-spikes bench-gym clean
+.PHONY: help demo test check format bench bench-tensors bench-spikes bench-gym bench-kill \
+	bench-observe bench-ranks clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
@@ -53,6 +54,15 @@ bench-spikes: $(filter .tools/%,$(UV)) ## the spike detector beside its peers, w
 
 bench-gym: $(filter .tools/%,$(UV)) ## runs with a known fault, guarded by us and by peers, written into benches/README.md
 	PYTHONPATH=benches $(UV) run --extra torch --group bench-gym python -m gym --write
+
+bench-ranks: $(filter .tools/%,$(UV)) ## faults on one rank of 2 and 4: do all decide the same?
+	PYTHONPATH=tests:benches OMP_NUM_THREADS=1 $(UV) run --extra torch python benches/ranks.py
+
+bench-kill: $(filter .tools/%,$(UV)) ## a small run killed at 100 random moments and resumed
+	OMP_NUM_THREADS=1 $(UV) run --extra torch python benches/kill.py
+
+bench-observe: $(filter .tools/%,$(UV)) ## what a guard that only observes costs of a step
+	$(UV) run --extra torch python benches/observe.py
 
 clean: ## remove what was built
 	cargo clean

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gyrostat.demo.digits import load_digits
 from gyrostat.demo.network import NumpyTraining
-from gyrostat.findings import Finding, Severity
+from gyrostat.findings import Finding
 from gyrostat.guard import Action, Guard, Journal, Policy
 from gyrostat.guard.batches import leaves
 from gyrostat.guard.history import History
@@ -30,6 +30,10 @@ def batches(n=STEPS):
 
 def spoil(batch):
     return np.full_like(batch[0], np.nan), batch[1]
+
+
+def mislabel(batch):
+    return batch[0], (batch[1] + 5) % 10
 
 
 def train(guard, training, loader, before_backward=lambda step: None):
@@ -89,7 +93,10 @@ def test_a_nan_batch_is_skipped_blamed_and_left_out_from_then_on():
     assert [i for i, v in enumerate(verdicts) if not v] == [100]
     assert verdicts[100].action is Action.SKIP
     (incident,) = guard.incidents
-    assert {f.code for f in incident.findings} == {"loss-not-finite", "gradient-not-finite"}
+    codes = {"loss-not-finite", "gradient-not-finite", "outlier-batch"}
+    assert {f.code for f in incident.findings} == codes
+    assert guard.hypotheses[0].code == "cause-bad-batch"
+    assert incident.causes[0][0] == "cause-bad-batch"
     assert incident.position == (0, 100)
     assert incident.findings[0].culprit.batch == incident.batch
     assert guard.bad_batches == {incident.batch}
@@ -154,19 +161,21 @@ def test_observe_tells_and_never_touches():
 def test_bad_data_is_told_from_damage_by_an_earlier_batch():
     training, guard = start(Policy(patience=2, skip_budget=8, rollback_budget=0))
     good = batches(60)
-    verdicts = train(guard, training, good + [spoil(b) for b in batches(64)[60:]] + batches(70))
+    bad = [mislabel(b) for b in batches(64)[60:]]
+    verdicts = train(guard, training, good + bad + batches(70))
     refused = [i for i, v in enumerate(verdicts) if not v]
     assert refused == [60, 61, 62, 63, 64]
     probe = guard.incidents[2]
     assert probe.probe_healthy
     assert probe.probe not in guard.bad_batches
     assert len(guard.bad_batches) == 4
+    assert guard.hypotheses[0].code == "cause-label-noise"
     assert all(v for v in verdicts[65:])
 
 
 def test_a_spent_budget_stops_at_a_healthy_state():
     training, guard = start(Policy(patience=2, skip_budget=5, rollback_budget=0))
-    verdicts = train(guard, training, batches(60) + [spoil(b) for b in batches(100)[60:]])
+    verdicts = train(guard, training, batches(60) + [mislabel(b) for b in batches(100)[60:]])
     assert [v.action for v in verdicts[60:]] == [Action.SKIP] * 6 + [Action.STOP]
     assert guard.stopped
     assert list(guard.batches(batches(3))) == []

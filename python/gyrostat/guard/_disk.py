@@ -8,7 +8,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["append_line", "end_last_line", "read_lines", "sync_file", "sync_folder"]
+__all__ = [
+    "append_line",
+    "end_last_line",
+    "placed_lines",
+    "read_lines",
+    "size_of",
+    "sync_file",
+    "sync_folder",
+]
 
 
 def append_line(path: Path, record: Mapping[str, Any]) -> None:
@@ -24,12 +32,24 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
 
 def read_lines(path: Path) -> Iterator[Any]:
     """The values of the lines; what a kill cut short, or is no JSON, is left out."""
+    return (value for _, value in placed_lines(path))
+
+
+def placed_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """The same, each with the byte that its line begins at."""
+    place = 0
     with path.open("rb") as file:
         for line in file:
+            start, place = place, place + len(line)
             try:
-                yield json.loads(line)
+                yield start, json.loads(line)
             except (ValueError, RecursionError):
                 continue
+
+
+def size_of(path: Path) -> int:
+    """Bytes in the file, 0 if there is none."""
+    return path.stat().st_size if path.exists() else 0
 
 
 def end_last_line(path: Path) -> None:

@@ -91,6 +91,11 @@ class BatchRegistry:
         self._pending: Item | None = None  # fetched, not yet handed out
 
     @property
+    def is_replaying(self) -> bool:
+        """Whether more than the batch that comes next was fetched before a :meth:`rewind`."""
+        return self._next < self._fetched - 1
+
+    @property
     def next_epoch(self) -> int:
         """Number of the epoch that the next :meth:`iterate` begins, or goes on with."""
         return self.epoch if self._resume is not None else self.epoch + 1
@@ -179,13 +184,21 @@ class BatchRegistry:
         passed = [item for item in self._memory if item.serial < self._next][-n:] if n > 0 else []
         return [(item.batch, rebuilt(item.data)) for item in passed if self._is_intact(item)]
 
-    def leave_out(self, *identities: str, samples: Iterable[int] = (), reason: str = "") -> None:
+    def leave_out(
+        self,
+        *identities: str,
+        samples: Iterable[int] = (),
+        reason: str = "",
+        step: int | None = None,
+    ) -> None:
         """Leaves batches and samples out from here on, and after a restart.
 
         Args:
             *identities: Identities of batches.
             samples: Indices into the data set, as in :attr:`Batch.samples`.
             reason: Goes into the registry file.
+            step: The step of a guard that this follows from. :meth:`undo_since` takes it back when
+                that step is to be made again; a choice of anybody else, without a step, stays.
 
         Raises:
             TypeError: If an identity is no text or an index no integer.
@@ -193,14 +206,43 @@ class BatchRegistry:
         samples = _named(identities, samples)
         self.bad.update(identities)
         self.bad_samples.update(samples)
-        self._write("leave-out", identities, samples, reason)
+        self._write("leave-out", identities, samples, reason, step)
 
-    def forgive(self, *identities: str, samples: Iterable[int] = (), reason: str = "") -> None:
+    def forgive(
+        self,
+        *identities: str,
+        samples: Iterable[int] = (),
+        reason: str = "",
+        step: int | None = None,
+    ) -> None:
         """The inverse of :meth:`leave_out`."""
         samples = _named(identities, samples)
         self.bad.difference_update(identities)
         self.bad_samples.difference_update(samples)
-        self._write("forgive", identities, samples, reason)
+        self._write("forgive", identities, samples, reason, step)
+
+    @property
+    def file_size(self) -> int:
+        """Bytes in the registry file, for :meth:`undo_since`."""
+        return 0 if self._file is None else self._file.size
+
+    def undo_since(self, size: int, step: int) -> None:
+        """Takes back what a guard has written since the registry file had ``size`` bytes.
+
+        Args:
+            size: What :attr:`file_size` was.
+            step: The step that the run goes on from.
+        """
+        if self._file is None:
+            return
+        now, then = read_left_out(self._file.path), read_left_out(self._file.path, size=size)
+        reason = f"the run goes on from step {step}"
+        batches, samples = now.batches - then.batches, now.samples - then.samples
+        if batches or samples:
+            self.forgive(*sorted(batches), samples=sorted(samples), reason=reason, step=step)
+        batches, samples = then.batches - now.batches, then.samples - now.samples
+        if batches or samples:
+            self.leave_out(*sorted(batches), samples=sorted(samples), reason=reason, step=step)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the run stands, to be saved with the checkpoint.
@@ -420,10 +462,15 @@ class BatchRegistry:
         return mark
 
     def _write(
-        self, action: str, identities: Iterable[str], samples: Iterable[int], reason: str
+        self,
+        action: str,
+        identities: Iterable[str],
+        samples: Iterable[int],
+        reason: str,
+        step: int | None,
     ) -> None:
         if self._file is not None:
-            self._file.append(action, identities, samples, reason)
+            self._file.append(action, identities, samples, reason, step)
 
 
 _STATE = {

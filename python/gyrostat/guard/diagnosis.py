@@ -115,6 +115,10 @@ class Diagnosis:
         """Adds a clue that follows from what is seen, at a bad step or not."""
         self._add(code, weight, Incidence(step, ()), text, Culprit(layer=layer))
 
+    def sampled(self, code: str, weight: float, finding: Finding, text: str) -> None:
+        """Adds a clue that names samples: those of the culprit of ``finding``."""
+        self._add(code, weight, Incidence(finding.step or 0, (finding,)), text, finding.culprit)
+
     def hypotheses(self) -> tuple[Finding, ...]:
         """The causes, the likeliest first, as findings of severity info.
 

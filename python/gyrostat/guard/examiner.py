@@ -156,6 +156,26 @@ class Examiner:
         """Weighs that an earlier batch was tried again after the last bad step."""
         self.diagnosis.probe(healthy=healthy, seen=self._last)
 
+    def counterfactual(self, cause: str, weight: float, step: int, text: str) -> None:
+        """Weighs what came of a re-run with one thing changed."""
+        self.diagnosis.fact(cause, weight, step, text)
+
+    def scored(
+        self, findings: Sequence[Finding], places: tuple[int, ...], batch: Batch
+    ) -> tuple[Finding, ...]:
+        """Blames the samples whose own loss stands out.
+
+        Args:
+            findings: The findings of the step.
+            places: Places of the samples in the batch.
+            batch: The batch.
+        """
+        samples = _samples(batch, places)
+        named = tuple(replace(f, culprit=replace(f.culprit, samples=samples)) for f in findings)
+        text = f"{len(samples)} samples of usual content make up the loss of the batch"
+        self.diagnosis.sampled("cause-label-noise", 0.5, named[0], text)
+        return named
+
     def _compare(self, batches: Sequence[Batch], data: Any) -> BatchFacts:
         own = {batch.identity for batch in batches}
         others = [

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from gyrostat.findings import Finding, plain
-from gyrostat.guard._disk import append_line, end_last_line, read_lines
+from gyrostat.guard._disk import append_line, end_last_line, placed_lines, size_of
 from gyrostat.guard.policy import Action
 
 __all__ = ["Incident", "Journal"]
@@ -125,24 +126,56 @@ class Journal:
 
     def __init__(self, path: str | os.PathLike[str] | None) -> None:
         self.path = None if path is None else Path(path)
-        self.incidents: list[Incident] = []
+        self._placed: list[tuple[int, Incident]] = []
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.incidents = list(self.read(self.path)) if self.path.exists() else []
+        self._placed = _read(self.path) if self.path.exists() else []
         end_last_line(self.path)
+
+    @property
+    def incidents(self) -> list[Incident]:
+        """The incidents, without those of steps that were made again after a restart."""
+        return [incident for _, incident in self._placed]
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file."""
+        return 0 if self.path is None else size_of(self.path)
 
     def append(self, incident: Incident) -> None:
         """Adds one incident; on return it is on the disk."""
-        self.incidents.append(incident)
+        self._placed.append((self.size, incident))
         if self.path is not None:
             append_line(self.path, incident.to_dict())
+
+    def resume(self, step: int, size: int) -> None:
+        """Says that the run goes on from ``step``, where the file had ``size`` bytes.
+
+        What was added since is of steps that will be made again. It stays in the file, followed by
+        a line that says so, and is read no more.
+        """
+        kept = [(place, incident) for place, incident in self._placed if place < size]
+        if self.path is not None and len(kept) < len(self._placed):
+            record = {"version": _VERSION, "resumed_at_step": step, "kept_bytes": size}
+            append_line(self.path, record | {"time": time.time()})
+        self._placed = kept
 
     @staticmethod
     def read(path: str | os.PathLike[str]) -> Iterator[Incident]:
         """The incidents of a journal on disk; lines that a kill cut short are left out."""
-        for line in read_lines(Path(path)):
-            try:
-                yield Incident.from_dict(line)
-            except ValueError:
-                continue
+        return (incident for _, incident in _read(Path(path)))
+
+
+def _read(path: Path) -> list[tuple[int, Incident]]:
+    found: list[tuple[int, Incident]] = []
+    for place, line in placed_lines(path):
+        kept = line.get("kept_bytes") if isinstance(line, dict) else None
+        if isinstance(kept, int):
+            found = [pair for pair in found if pair[0] < kept]
+            continue
+        try:
+            found.append((place, Incident.from_dict(line)))
+        except ValueError:
+            continue
+    return found

@@ -16,16 +16,8 @@ __all__ = ["ACTED_ON", "Decision", "Ladder", "Situation"]
 _CLIPPED = frozenset({"gradient-spike"})
 _LOWERED = frozenset({"lr-jump"})
 _REPAIRED = frozenset({"optimizer-state-damage"})
-_SKIPPED = frozenset(
-    {
-        "loss-spike",
-        "loss-divergence",
-        "loss-not-finite",
-        "gradient-not-finite",
-        "replica-mismatch",
-    }
-)
-_EXPLAINED = frozenset({"outlier-batch", "stale-gradient"})
+_SKIPPED = frozenset({"loss-spike", "loss-divergence", "loss-not-finite", "gradient-not-finite"})
+_EXPLAINED = frozenset({"outlier-batch", "replica-mismatch", "stale-gradient"})
 """Of these it is known that the weights are fine, so that skipping is all that is needed."""
 ACTED_ON = _CLIPPED | _LOWERED | _REPAIRED | _SKIPPED | _EXPLAINED | WEIGHT_DAMAGE
 """Codes that lead to an action; the rest is told only, since no single update is to blame."""

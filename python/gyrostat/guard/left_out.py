@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gyrostat.guard._disk import append_line, end_last_line, read_lines
+from gyrostat.guard._disk import append_line, end_last_line, placed_lines, size_of
 
 __all__ = ["LeftOut", "RegistryFile", "read_left_out"]
 
@@ -43,18 +43,23 @@ class LeftOut:
         return self
 
 
-def read_left_out(path: str | os.PathLike[str], so_far: LeftOut | None = None) -> LeftOut:
+def read_left_out(
+    path: str | os.PathLike[str], so_far: LeftOut | None = None, *, size: int | None = None
+) -> LeftOut:
     """What a registry file leaves out; nothing if there is no such file.
 
     Args:
         path: The file. Lines that a kill cut short are passed over.
         so_far: What was left out before its first line.
+        size: Without the lines of a guard that were added since the file had so many bytes.
     """
     found = LeftOut() if so_far is None else so_far
     path = Path(path)
     if path.exists():
-        for record in read_lines(path):
-            found = found.after(record)
+        for place, record in placed_lines(path):
+            is_later = size is not None and place >= size
+            if not (is_later and isinstance(record, dict) and record.get("step") is not None):
+                found = found.after(record)
     return found
 
 
@@ -70,16 +75,30 @@ class RegistryFile:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         end_last_line(self.path)
 
+    @property
+    def size(self) -> int:
+        """Bytes in the file."""
+        return size_of(self.path)
+
     def append(
-        self, action: str, batches: Iterable[str], samples: Iterable[int], reason: str
+        self,
+        action: str,
+        batches: Iterable[str],
+        samples: Iterable[int],
+        reason: str,
+        step: int | None = None,
     ) -> None:
-        """Adds one line: ``action`` is ``"leave-out"`` or ``"forgive"``."""
+        """Adds one line: ``action`` is ``"leave-out"`` or ``"forgive"``.
+
+        ``step`` is that of the guard that adds it; None for anybody else.
+        """
         record = {
             "version": _VERSION,
             "action": action,
             "batches": list(batches),
             "samples": list(samples),
             "reason": reason,
+            "step": step,
             "time": time.time(),
         }
         append_line(self.path, record)

@@ -20,6 +20,7 @@ from gyrostat.guard.journal import Incident, Journal
 from gyrostat.guard.ladder import ACTED_ON, Decision, Ladder, Situation
 from gyrostat.guard.policy import Action, Policy
 from gyrostat.guard.ranks import standing_out
+from gyrostat.guard.restarts import SnapshotFiles
 from gyrostat.guard.snapshots import Pace, Snapshot, SnapshotRing
 from gyrostat.guard.subject import Gradients, Measured, OptimizerState, Subject
 from gyrostat.guard.watch import Watch
@@ -80,8 +81,9 @@ class Guard:
     Args:
         subject: The model and optimizer, behind the :class:`~gyrostat.guard.Subject` interface.
         policy: ``"observe"``, ``"cautious"``, ``"recover"`` or a :class:`Policy`.
-        run_dir: Folder for ``journal.jsonl`` and ``left-out.jsonl``. What is found there is read:
-            batches stay left out after a restart. None keeps both in memory.
+        run_dir: Folder for ``journal.jsonl``, ``left-out.jsonl`` and ``checkpoints``. What is found
+            there is read: batches stay left out after a restart, and :meth:`resume` goes on from
+            the last checkpoint. None keeps all in memory.
         lag: 0 to judge each step before its update. 1 to judge it at the next, so that the host
             never waits for the device to catch up; an update that should not have been is then
             undone by going back to a snapshot.
@@ -131,10 +133,15 @@ class Guard:
         self._ended = False
         self._data: Any = None
         self._settled = True
+        self._clears = False
         self._told: frozenset[str] = frozenset()
         self._history = History()
         self._findings: list[Finding] = []
         self._journal = Journal(None if folder is None else folder / "journal.jsonl")
+        self._files: SnapshotFiles | None = None
+        if folder is not None:
+            proof = max(self.policy.healthy_after, _APPLIED)
+            self._files = SnapshotFiles(folder / "checkpoints", self.policy, subject, proof)
         subject.hold_buffers()
 
     @property
@@ -151,6 +158,11 @@ class Guard:
     def batch(self) -> Batch | None:
         """The batch that was handed out last."""
         return self._registry.current
+
+    @property
+    def next_epoch(self) -> int:
+        """Number of the epoch that the next call of :meth:`batches` begins, or goes on with."""
+        return self._registry.next_epoch
 
     @property
     def hypotheses(self) -> tuple[Finding, ...]:
@@ -174,6 +186,42 @@ class Guard:
         """Says that a learning rate taken for a mistake is meant: it is scaled no more."""
         self._watch.rates.accept()
         self._subject.scale_learning_rate(self.lr_factor)
+
+    def resume(self) -> bool:
+        """Goes on where a run in the same ``run_dir`` was killed, from its last checkpoint.
+
+        Model, optimizer, schedule, random numbers, the position in the data and the guard itself
+        are as they were then; steps made since are made again, with the same bits. What the guard
+        wrote down in them is taken back, so that it is found and done once more.
+
+        Call it once, after everything was built as at the first start, on all ranks::
+
+            guard = Guard(model, optimizer, scheduler, run_dir="runs/mine")
+            guard.resume()
+            for epoch in range(guard.next_epoch, epochs):
+                for batch in guard.batches(loader):
+                    ...
+
+        Returns:
+            Whether there was a checkpoint. If not, the run begins anew.
+
+        Raises:
+            ValueError: If the guard has no ``run_dir``, or the checkpoint is of another version.
+        """
+        if self._files is None:
+            raise ValueError("run_dir: expected a folder to resume from, got None")
+        found = self._files.newest()
+        if found is None and not self.policy.checkpoints_kept:
+            return False
+        if found is not None:
+            self.load_state_dict(found["guard"])
+            self._subject.restore(found["subject"])
+            self._subject.hold_buffers()
+            _LOG.info("the run goes on from step %d", self.step)
+        sizes = {"journal": 0, "left_out": 0} if found is None else found["sizes"]
+        self._registry.undo_since(sizes["left_out"], self.step)
+        self._journal.resume(self.step, sizes["journal"])
+        return found is not None
 
     def batches(self, loader: Iterable[Any]) -> Iterator[Any]:
         """Iterates over ``loader`` once, giving each batch an identity.
@@ -303,6 +351,10 @@ class Guard:
             "step": self.step,
             "position": self._position,
             "stopped": self.stopped,
+            "applied": list(self._applied),
+            "suspects": list(self._suspects),
+            "told": sorted(self._told),
+            "clears_gradients": self._clears,
             "batches": self._registry.state_dict(),
             "ladder": self._ladder.state_dict(),
             "watch": self._watch.state_dict(),
@@ -320,6 +372,7 @@ class Guard:
         step, position, stopped = d.get("step"), d.get("position"), d.get("stopped")
         if not isinstance(step, int) or not isinstance(position, int):
             raise ValueError("state: step and position must be integers")
+        lists = {name: _texts(name, d.get(name)) for name in ("applied", "suspects", "told")}
         parts = {name: d.get(name) for name in _PARTS}
         if not all(isinstance(part, Mapping) for part in parts.values()):
             raise ValueError(f"state: lacks one of {', '.join(parts)}")
@@ -331,6 +384,12 @@ class Guard:
         self._registry.load_state_dict(d["batches"])
         self._watch, self._ladder, self._examiner = watch, ladder, examiner
         self.step, self._position, self.stopped = step, position, bool(stopped)
+        self._applied = deque(lists["applied"], maxlen=_APPLIED)
+        self._suspects, self._told = lists["suspects"], frozenset(lists["told"])
+        self._pending.clear()
+        self._probe, self._waiting, self._settled = None, None, True
+        if d.get("clears_gradients") and not self._clears:
+            self._clear_gradients()
         self._snapshots = SnapshotRing(self.policy.snapshots_kept, self.policy.healthy_after)
         self._subject.scale_learning_rate(self.lr_factor)
 
@@ -354,11 +413,24 @@ class Guard:
         self._pace.step()
         self._settled = True
         self._pending.clear()
-        verdict = self.settle()
+        verdict = self._judge_rates() if self._waiting is None else self.settle()
         if verdict:  # if not, the present step is undone with the one before
             self._waiting = present
             self._between_steps()
         return verdict
+
+    def _judge_rates(self) -> Verdict:
+        """Judges what is known at once, where no step is waiting: the learning rates."""
+        step = self.step - 1
+        measured = Measured(0.0, Gradients({}), self._subject.learning_rates())
+        measured = self._subject.agree(measured, step)
+        found = self._watch.rates.update(measured.rates, self._position)
+        if found is None:
+            return Verdict(Action.CONTINUE)
+        findings = tuple(self._with_culprits([replace(found, step=step)], {}))
+        self._findings += findings
+        decision = self._ladder.decide(self._situation(step, findings))
+        return self._carry_out(decision, findings, (), step)
 
     def _decide(self, measured: Measured, step: int) -> Verdict:
         measured = self._subject.agree(measured, step)
@@ -378,7 +450,10 @@ class Guard:
             measured, self._position, expects_overflow=self._subject.expects_overflow()
         )
         acting = [f for f in found if f.code in ACTED_ON or f.code == "hard-batch"]
-        if worst(acting) not in (None, Severity.INFO):
+        # With a lag the update of the step has changed the weights, unless it was gated: they say
+        # nothing of what they were before it.
+        telling = not self._lag or measured.gradients.gated
+        if telling and worst(acting) not in (None, Severity.INFO):
             # Weights are looked at only when something is wrong: it costs a read of all of them.
             healthy = self._snapshots.healthy
             if healthy is not None:
@@ -386,11 +461,11 @@ class Guard:
                 acting += [] if damage is None else [damage]
         told = [f for f in found if f not in acting]
         told += self._examiner.look_around(self._pending, self._data, self._position)
+        norms = measured.gradients.norms
         for finding in told:
-            self._examiner.told(finding, measured.gradients.norms)
+            self._examiner.told(finding, norms)
             if finding.severity >= Severity.WARNING:
                 _LOG.warning("%s", finding)
-        norms = measured.gradients.norms
         named = self._with_culprits([replace(f, step=step) for f in acting], norms)
         if named:
             rises = self._watch.gradients.rises(norms)
@@ -399,7 +474,22 @@ class Guard:
             named = self._examiner.diagnose(
                 named, rises, self._pending, self._data, state, self._position
             )
+            named = self._with_those_of_others(named, step)
         return tuple(named), tuple(replace(f, step=step) for f in told)
+
+    def _with_those_of_others(self, findings: list[Finding], step: int) -> list[Finding]:
+        """Adds what another rank alone can see, that its batch stands out of those before."""
+        code = "outlier-batch"
+        ranks = self._subject.ranks_with(any(f.code == code for f in findings), step=step)
+        if not ranks:
+            return findings
+        own = [f for f in findings if f.code == code] or [
+            Finding(
+                code, Severity.WARNING, step=step, message="the batch of another rank stands out"
+            )
+        ]
+        named = [replace(f, culprit=replace(f.culprit, ranks=ranks)) for f in own]
+        return [*(f for f in findings if f.code != code), *named]
 
     def _with_culprits(
         self, findings: Sequence[Finding], norms: Mapping[str, float]
@@ -466,6 +556,8 @@ class Guard:
             self._go_on()
         else:
             self._snapshots.bad_step()
+            if self._files is not None:
+                self._files.bad_step()
             self._record(self._act(action, decision, findings, step))
         if action.updates:
             self._applied.extend(batch.identity for batch in self._pending)
@@ -478,6 +570,8 @@ class Guard:
         self._suspects.clear()
         self._told = frozenset()
         self._snapshots.clean_step()
+        if self._files is not None:
+            self._files.clean_step()
         self._subject.hold_buffers()
         if not self._lag:
             self._between_steps()
@@ -504,7 +598,7 @@ class Guard:
         forgiven: tuple[str, ...] = ()
         restored: int | None = None
         if stale and not action.updates:
-            self._subject.clear_gradients_after_updates()
+            self._clear_gradients()
         elif not action.updates and not damaged:
             left_out = tuple(batch.identity for batch in self._pending)
             self._suspects += left_out
@@ -521,9 +615,11 @@ class Guard:
                 left_out += tuple(self._applied) if decision.attempt > 1 else ()
                 restored = self._undo(action, decision)
         if forgiven:
-            self._registry.forgive(*forgiven)
+            reason = "the weights were at fault"
+            self._registry.forgive(*forgiven, reason=reason, step=step)
         if left_out:
-            self._registry.leave_out(*left_out, reason=", ".join(f.code for f in findings))
+            reason = ", ".join(f.code for f in findings)
+            self._registry.leave_out(*left_out, reason=reason, step=step)
         changes = {"left_out": left_out, "forgiven": forgiven, "restored_step": restored}
         return self._incident(step, findings, action, decision.action, **changes)
 
@@ -565,6 +661,10 @@ class Guard:
             time=time.time(),
             **changes,
         )
+
+    def _clear_gradients(self) -> None:
+        self._clears = True
+        self._subject.clear_gradients_after_updates()
 
     def _clip(self, findings: Sequence[Finding]) -> None:
         """Brings the gradient down to what was expected of it."""
@@ -617,7 +717,8 @@ class Guard:
         if not healthy:
             # The weights were at fault: the batches skipped on the way here are innocent.
             changes["forgiven"] = tuple(self._suspects)
-            self._registry.forgive(*self._suspects, reason="an earlier batch fails as well")
+            reason = "an earlier batch fails as well"
+            self._registry.forgive(*self._suspects, reason=reason, step=step)
             changes["restored_step"] = self._undo(decision.action, decision)
         incident = self._incident(step, probe.findings, decision.action, decision.action, **changes)
         self._record(replace(incident, batch=None, position=None))
@@ -648,14 +749,27 @@ class Guard:
             healthy = self._snapshots.healthy
             if check_weights(weights, weights if healthy is None else healthy.weights, self.step):
                 return  # damaged since the last step was judged: the next one will tell
+            to_disk = self._is_for_disk()
             # A run that is only observed never goes back: its weights' extremes are enough.
-            state = self._subject.capture() if self.policy.act else None
+            state = self._subject.capture() if self.policy.act or to_disk else None
             rules = self._watch.state_dict()
-            position = self._position - (0 if self._lag else ahead)
-            self._snapshots.add(Snapshot(self.step - ahead, state, weights, rules, position, mark))
+            step, position = self.step - ahead, self._position - (0 if self._lag else ahead)
+            if self._files is not None and to_disk:
+                own = self.state_dict() | {"step": step, "position": position}
+                sizes = {"journal": self._journal.size, "left_out": self._registry.file_size}
+                self._files.offer(step, {"subject": state, "guard": own, "sizes": sizes})
+            held = state if self.policy.act else None
+            self._snapshots.add(Snapshot(step, held, weights, rules, position, mark))
         oldest = self._snapshots.oldest
         if oldest is not None and oldest.mark is not None:
             self._registry.forget_before(oldest.mark)
+
+    def _is_for_disk(self) -> bool:
+        wanted = self._files is not None and self._files.wanted
+        # Replayed batches would be fetched anew after a restart, with other random numbers.
+        ready = wanted and not self._registry.is_replaying
+        (all_ready,) = self._subject.all_of(ready, step=self.step)
+        return all_ready
 
     def _go_back(self, decision: Decision) -> int | None:
         if not len(self._snapshots):
@@ -670,3 +784,9 @@ class Guard:
             self._registry.rewind(snapshot.mark)
         self._subject.scale_learning_rate(self.lr_factor)
         return snapshot.step
+
+
+def _texts(name: str, value: object) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise ValueError(f"state: expected {name} to be a list of text, got {value!r}")
+    return list(value)

@@ -58,7 +58,8 @@ def compare_batch(
     for place, array in enumerate(batch):
         if array.dtype.kind != "f" or not array.size:
             continue
-        beside = [o[place] for o in others if place < len(o) and o[place].dtype.kind == "f"]
+        beside = [o[place] for o in others if place < len(o)]
+        beside = [o for o in beside if o.dtype.kind == "f" and o.size]
         usual = max((float(np.max(_largest(o), initial=0.0)) for o in beside), default=0.0)
         facts = compare_range(array, usual)
         if (facts.not_finite, facts.ratio) > (seen.not_finite, seen.ratio):

@@ -70,6 +70,10 @@ class Policy:
         snapshot_share: Share of the run's time that snapshots may cost.
         snapshot_every: Steps between two snapshots, in place of ``snapshot_share``.
         snapshots_kept: Snapshots held in memory.
+        checkpoint_share: Share of the run's time that checkpoints on disk may cost, where the guard
+            has a ``run_dir``.
+        checkpoint_every: Steps between two checkpoints, in place of ``checkpoint_share``.
+        checkpoints_kept: Checkpoints kept on disk; with 0 none is written.
         records_every: Steps between two full records of every gradient, for the rules on tensors;
             0 for none.
 
@@ -96,6 +100,9 @@ class Policy:
     snapshot_share: float = 0.01
     snapshot_every: int | None = None
     snapshots_kept: int = 3
+    checkpoint_share: float = 0.02
+    checkpoint_every: int | None = None
+    checkpoints_kept: int = 2
     records_every: int = 10
 
     def __post_init__(self) -> None:
@@ -106,7 +113,7 @@ class Policy:
             raise ValueError(f"least: expected a severity, got {self.least!r}") from error
         for name, lowest in _COUNTS.items():
             value = getattr(self, name)
-            if name == "snapshot_every" and value is None:
+            if name in _OR_NONE and value is None:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
                 raise ValueError(f"{name}: expected an integer of at least {lowest}, got {value!r}")
@@ -195,12 +202,16 @@ _COUNTS = {
     "healthy_after": 0,
     "snapshot_every": 1,
     "snapshots_kept": 1,
+    "checkpoint_every": 1,
+    "checkpoints_kept": 0,
     "records_every": 0,
 }
+_OR_NONE = ("snapshot_every", "checkpoint_every")
 _FRACTIONS = {
     "lr_cut": (0.0, 1.0),
     "lr_jump": (1.0, math.inf),
     "snapshot_share": (0.0, 1.0),
+    "checkpoint_share": (0.0, 1.0),
 }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gyrostat.guard._tree import ArrayCodec, Codec
 from gyrostat.guard.batches import RandomState
 from gyrostat.guard.loaders import PlainSource, Source
 from gyrostat.rules import Activations
@@ -145,6 +146,11 @@ class Subject(abc.ABC):
         """Undoes what forward passes have changed since :meth:`hold_buffers`."""
 
     @property
+    def codec(self) -> Codec:
+        """What the tensors in a captured state are, for checkpoints on disk."""
+        return ArrayCodec()
+
+    @property
     def random(self) -> RandomState | None:
         """The generators of random numbers that the run draws from."""
         return None
@@ -188,6 +194,11 @@ class Subject(abc.ABC):
         """Of each flag, whether it is set on every rank of the run."""
         del step
         return flags
+
+    def ranks_with(self, flag: bool, *, step: int) -> tuple[int, ...]:
+        """The ranks of the run on which a flag is set; nothing in a run of one rank."""
+        del flag, step
+        return ()
 
     def by_rank(self, signal: str, layer: str | None = None) -> Mapping[int, float]:
         """What each rank had in what was agreed on last.

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from gyrostat.rules.activations import (
-    ActivationKurtosis,
-    ActivationRules,
-    Activations,
-    AttentionLogitGrowth,
-    DeadUnits,
-    OutputLogitDivergence,
-    PoorInitialisation,
-    SaturatedActivation,
-)
-from gyrostat.rules.batches import BatchRules, ClassBalance, InputScale, PaddingShare
+import importlib
+from typing import TYPE_CHECKING
+
 from gyrostat.rules.generalisation import (
     Generalisation,
     Overfitting,
@@ -21,28 +13,41 @@ from gyrostat.rules.generalisation import (
     ValidationTooLow,
 )
 from gyrostat.rules.gradients import GradientRule
-from gyrostat.rules.layers import (
-    AllZeroTensor,
-    EmbeddingGradientShare,
-    ExplodingGradient,
-    VanishingGradient,
-)
 from gyrostat.rules.levels import LevelShift, LossSuspiciouslyLow
 from gyrostat.rules.loss import LossCurve
 from gyrostat.rules.optimizer import LearningRateJump, OptimizerStateRule
 from gyrostat.rules.patterns import LossOscillation, RepeatedEpochPattern
-from gyrostat.rules.precision import GradientUnderflow, LossScaleThrash
 from gyrostat.rules.replicas import ReplicaRule, check_replicas
-from gyrostat.rules.tensors import TensorRules
 from gyrostat.rules.trends import LossNotDecreasing, LossPlateau, SlowDivergence
-from gyrostat.rules.updates import (
-    Moments,
-    MomentumConflict,
-    UnchangedTensor,
-    UpdateRatio,
-    UpdateRms,
-)
 from gyrostat.rules.weights import WEIGHT_DAMAGE, check_weights
+
+if TYPE_CHECKING:
+    from gyrostat.rules.activations import (
+        ActivationKurtosis,
+        ActivationRules,
+        Activations,
+        AttentionLogitGrowth,
+        DeadUnits,
+        OutputLogitDivergence,
+        PoorInitialisation,
+        SaturatedActivation,
+    )
+    from gyrostat.rules.batches import BatchRules, ClassBalance, InputScale, PaddingShare
+    from gyrostat.rules.layers import (
+        AllZeroTensor,
+        EmbeddingGradientShare,
+        ExplodingGradient,
+        VanishingGradient,
+    )
+    from gyrostat.rules.precision import GradientUnderflow, LossScaleThrash
+    from gyrostat.rules.tensors import TensorRules
+    from gyrostat.rules.updates import (
+        Moments,
+        MomentumConflict,
+        UnchangedTensor,
+        UpdateRatio,
+        UpdateRms,
+    )
 
 __all__ = [
     "WEIGHT_DAMAGE",
@@ -90,3 +95,19 @@ __all__ = [
     "check_replicas",
     "check_weights",
 ]
+
+_ON_DEMAND = ("activations", "batches", "layers", "precision", "tensors", "updates")
+
+
+def __getattr__(name: str) -> object:
+    """The rules on tensors and batches, loaded when asked for: a guard does without them."""
+    if name in __all__:
+        for module in _ON_DEMAND:
+            found = vars(importlib.import_module(f"{__name__}.{module}"))
+            if name in found["__all__"]:
+                return globals().setdefault(name, found[name])
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -192,7 +192,11 @@ class OptimizerStateRule:
         share = float(np.mean(worst >= _BOUND))
         how = "fell" if fall[int(worst.argmax())] >= _BOUND else "rose"
         message = f"the optimizer's memory of {layer} {how} by more than gradients can make it"
-        hit = tuple(sorted({ranks[i] for i in np.flatnonzero(worst >= _BOUND)})) if ranks else ()
+        hit = (
+            tuple(sorted({ranks[i] for i in np.flatnonzero(worst >= _BOUND).tolist()}))
+            if ranks
+            else ()
+        )
         evidence = {"ratio": ratio, "share": share, "how": how}
         return _damage(layer, message, step, evidence, hit)
 

@@ -60,6 +60,9 @@ class ActivationProbe:
         logits: Name of the module whose output the loss takes as logits; without, the last one
             that runs, if it is Linear and has two outputs or more. An empty name for none.
 
+    Attributes:
+        passes: Forward passes counted so far. Set it for the looks to go on as in an earlier run.
+
     Raises:
         ValueError: If ``every`` is less than 1, or no module has one of the names.
     """
@@ -84,7 +87,7 @@ class ActivationProbe:
                     raise ValueError(f"{parameter}: the model has no module {name!r}")
         self._logits = logits
         self._every = every
-        self._passes = 0
+        self.passes = 0
         self._modules = {
             name: module
             for name, module in known.items()
@@ -122,8 +125,8 @@ class ActivationProbe:
     def _begin(self, model: nn.Module, _: Any) -> None:
         if not model.training:
             return
-        due = self._passes % self._every == 0
-        self._passes += 1
+        due = self.passes % self._every == 0
+        self.passes += 1
         self._taken = None
         if not due:
             return

@@ -40,19 +40,22 @@ def measure_on_device(
     Raises:
         TypeError: If ``loss`` is not a single real number.
     """
-    if isinstance(loss, torch.Tensor) and (loss.numel() != 1 or loss.is_complex()):
-        raise TypeError(f"loss: expected one real number, got shape {tuple(loss.shape)}")
     parts = {name: local_part(grad) for name, grad in grads.items()}
     filled = {name: part for name, part in parts.items() if part.numel()}
     device = next((part.device for part in parts.values()), torch.device("cpu"))
-    value = local_part(loss) if isinstance(loss, torch.Tensor) else torch.tensor(float(loss))
-    value = value.reshape(1).to(device, torch.float64, non_blocking=True)
-    # The function has a public name only in the newest torch.
-    each = torch._foreach_norm([part.float() for part in filled.values()])  # noqa: SLF001
-    norms = torch.stack([n.to(device, torch.float64) for n in each]) if each else value[:0]
+    value = _value(loss, device)
+    norms = value[:0]
+    if filled:
+        # The functions for lists have public names only in the newest torch.
+        each = torch._foreach_norm([part.float() for part in filled.values()])  # noqa: SLF001
+        norms = torch.stack([n.to(device, torch.float64) for n in each])
     if gate is not None:
-        weights = [1.0 if shares is None else shares[name] for name in filled]
-        squares = (norms.square() * torch.tensor(weights, dtype=torch.float64).to(device)).sum()
+        squares = norms.square()
+        if shares is not None and filled:
+            # A tensor of the weights would have to travel to the device, and the host to wait.
+            weighted = torch._foreach_mul(squares.unbind(), [shares[n] for n in filled])  # noqa: SLF001
+            squares = torch.stack(weighted)
+        squares = squares.sum()
         if group is not None:
             dist.all_reduce(squares, group=group)
         _close(~squares.isfinite(), gate, buffers)
@@ -75,6 +78,19 @@ def measure_on_device(
         return first, Gradients(found, gated=gated)
 
     return read
+
+
+def _value(loss: Any, device: torch.device) -> torch.Tensor:
+    """The loss as float64 of shape (1,) on the device."""
+    if not isinstance(loss, torch.Tensor):
+        try:
+            return torch.full((1,), float(loss), dtype=torch.float64, device=device)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"loss: expected one real number, got {loss!r}") from error
+    if loss.numel() != 1 or loss.is_complex():
+        got = f"{loss.dtype} of shape {tuple(loss.shape)}"
+        raise TypeError(f"loss: expected one real number, got {got}")
+    return local_part(loss).reshape(1).to(device, torch.float64, non_blocking=True)
 
 
 def _close(

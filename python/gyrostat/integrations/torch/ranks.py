@@ -26,8 +26,8 @@ _Array = NDArray[np.float64]
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model without ``DistributedDataParallel``, so that names are those of the model."""
-    inner: nn.Module = model.module if _is_ddp(model) else model
-    return inner
+    inner: Any = model.module if _is_ddp(model) else model
+    return inner  # type: ignore[no-any-return]
 
 
 def group_of(model: nn.Module, group: dist.ProcessGroup | None) -> dist.ProcessGroup | None:
@@ -61,9 +61,9 @@ class Ranks:
     """Has the ranks tell each other what they measured, by small collectives in host memory.
 
     Each rank sends the same few numbers per parameter and gets those of all others, so that what is
-    made of them is the same everywhere, to the bit. Where a group has no backend for host memory, as
-    one of NCCL, a gloo group of the same ranks is made beside it. Every rank calls the same methods
-    in the same order; that they are at the same call of the same step is checked each time.
+    made of them is the same everywhere, to the bit. Where a group has no backend for host memory,
+    as one of NCCL, a gloo group of the same ranks is made beside it. Every rank calls the same
+    methods in the same order; that they are at the same call of the same step is checked each time.
 
     Args:
         group: The ranks.
@@ -158,6 +158,13 @@ class Ranks:
         own = self._begin("goes to", step)
         own["flags"][: len(flags)] = flags
         return tuple(self._exchange(own)["flags"].all(axis=0)[: len(flags)].tolist())
+
+    def ranks_with(self, flag: bool, step: int) -> tuple[int, ...]:
+        """The ranks on which a flag is set."""
+        own = self._begin("goes to", step)
+        own["flags"][0] = flag
+        rows = self._exchange(own)["flags"][:, 0]
+        return tuple(rank for rank, there in zip(self._ranks, rows, strict=True) if there)
 
     def largest(self, extremes: Mapping[str, float]) -> dict[str, float]:
         """The largest of all ranks by parameter; NaN wins."""
@@ -265,9 +272,8 @@ class Ranks:
 def _host_group(group: dist.ProcessGroup, ranks: Sequence[int]) -> dist.ProcessGroup:
     if "cpu:" in dist.get_backend_config(group):
         return group
-    made = dist.new_group(list(ranks), backend="gloo", use_local_synchronization=True)
-    assert made is not None  # noqa: S101 - this rank is in it
-    return made
+    made: Any = dist.new_group(list(ranks), backend="gloo", use_local_synchronization=True)
+    return made  # type: ignore[no-any-return]  # this rank is in it
 
 
 def _check_same(first: int, expected: Sequence[Any], rank: int, got: Sequence[Any]) -> None:

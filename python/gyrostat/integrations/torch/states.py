@@ -40,10 +40,11 @@ def local_part(tensor: torch.Tensor) -> torch.Tensor:
 def to_host(value: Any) -> Any:
     """A deep copy of a state dict in host memory."""
     if isinstance(value, torch.Tensor):
-        if hasattr(value, "placements"):
-            part = local_part(value).to("cpu", copy=True)
-            layout = (value.device_mesh, value.placements, value.shape, value.stride())
-            return _Shard(part, type(value.detach()), *layout)
+        tensor: Any = value.detach()
+        if hasattr(tensor, "placements"):
+            part = local_part(tensor).to("cpu", copy=True)
+            layout = (tensor.device_mesh, tensor.placements, tensor.shape, tensor.stride())
+            return _Shard(part, type(tensor), *layout)
         return value.detach().to("cpu", copy=True)
     if isinstance(value, Mapping):
         return {k: to_host(v) for k, v in value.items()}

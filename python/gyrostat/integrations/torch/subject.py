@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from gyrostat.guard.subject import Gradients, Measured, OptimizerState, Subject
 from gyrostat.integrations.torch.activations import ActivationProbe
+from gyrostat.integrations.torch.codec import CODEC, TorchCodec
 from gyrostat.integrations.torch.data import LoaderSource, TorchRandomState, tensor_leaves
 from gyrostat.integrations.torch.late import measure_on_device
 from gyrostat.integrations.torch.learning_rate import LearningRateScale
@@ -74,6 +75,9 @@ class TorchSubject(Subject):
             "scaler": scaler,
         }
         self._parts = {name: part for name, part in parts.items() if part is not None}
+        self._named: list[tuple[str, nn.Parameter]] = []
+        self._sharded = False
+        self._look_up_parameters()
         self._rates = LearningRateScale(optimizer)
         self._buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._memory = _OptimizerMemory(model, optimizer)
@@ -87,7 +91,9 @@ class TorchSubject(Subject):
 
     def gradients(self, level: Level | None) -> Gradients:
         """L2 norm of each gradient, freed of the loss scale; records of those in host memory."""
-        grads = {name: local_part(grad) for name, grad in self._present_gradients().items()}
+        grads = self._present_gradients()
+        if self._sharded:
+            grads = {name: local_part(grad) for name, grad in grads.items()}
         scale = self._present_scale()
         norms, table = _norms(grads, level)
         if scale != 1.0:
@@ -96,7 +102,8 @@ class TorchSubject(Subject):
 
     def weight_extremes(self) -> Mapping[str, float]:
         """Largest absolute value of each parameter, on all ranks."""
-        own = _extremes({n: local_part(p) for n, p in self._model.named_parameters()})
+        self._look_up_parameters()
+        own = _extremes({n: local_part(p) for n, p in self._named})
         return own if self._ranks is None else self._ranks.largest(own)
 
     def expects_overflow(self) -> bool:
@@ -111,6 +118,7 @@ class TorchSubject(Subject):
         return {
             "parts": {name: to_host(part.state_dict()) for name, part in self._parts.items()},
             "random": self.random.capture(),
+            "passes": None if self._activations is None else self._activations.passes,
         }
 
     def restore(self, state: Any) -> None:
@@ -119,6 +127,8 @@ class TorchSubject(Subject):
             part.load_state_dict(to_load(state["parts"][name]))
         self.drop_gradients()
         self.random.restore(state["random"])
+        if self._activations is not None and state["passes"] is not None:
+            self._activations.passes = state["passes"]
 
     def leaves(self, batch: object) -> Iterator[NDArray[Any]]:
         """The arrays of a batch, tensors without a copy where they are in host memory."""
@@ -132,11 +142,7 @@ class TorchSubject(Subject):
     @torch.no_grad()
     def clip(self, factor: float, name: str | None = None) -> None:
         """Multiplies gradients in place."""
-        grads = [
-            p.grad
-            for each, p in self._model.named_parameters()
-            if p.grad is not None and name in (None, each)
-        ]
+        grads = [p.grad for each, p in self._named if p.grad is not None and name in (None, each)]
         if grads:
             torch._foreach_mul_(grads, factor)
 
@@ -180,6 +186,11 @@ class TorchSubject(Subject):
         """Copies the held buffers back."""
         for buffer, kept in self._buffers:
             buffer.copy_(kept)
+
+    @property
+    def codec(self) -> TorchCodec:
+        """Tensors of PyTorch beside arrays of NumPy."""
+        return CODEC
 
     @property
     def random(self) -> TorchRandomState:
@@ -253,17 +264,25 @@ class TorchSubject(Subject):
         """One small collective of all ranks."""
         return flags if self._ranks is None else self._ranks.all_of(flags, step)
 
+    def ranks_with(self, flag: bool, *, step: int) -> tuple[int, ...]:
+        """One small collective of all ranks."""
+        return () if self._ranks is None else self._ranks.ranks_with(flag, step)
+
     def by_rank(self, signal: str, layer: str | None = None) -> Mapping[int, float]:
         """What each rank had, in what was agreed on last."""
         return {} if self._ranks is None else self._ranks.by_rank(signal, layer)
 
     def _present_gradients(self) -> dict[str, torch.Tensor]:
         """The gradients, placed as their parameters are."""
-        return {
-            name: _placed_as(p.grad, p)
-            for name, p in self._model.named_parameters()
-            if p.grad is not None
-        }
+        present = [(name, p, p.grad) for name, p in self._named]
+        if self._sharded:
+            return {name: _placed_as(grad, p) for name, p, grad in present if grad is not None}
+        return {name: grad.detach() for name, _, grad in present if grad is not None}
+
+    def _look_up_parameters(self) -> None:
+        """Goes through the modules, which takes longer than to measure small gradients."""
+        self._named = list(self._model.named_parameters())
+        self._sharded = any(hasattr(p, "placements") for _, p in self._named)
 
     def _present_scale(self) -> float:
         if self._scaler is None or not self._scaler.is_enabled():
@@ -292,11 +311,12 @@ class _OptimizerMemory:
 
     def measure(self) -> OptimizerState | None:
         state = self._optimizer.state
-        moments = [(name, _moments(state[p])) for name, p in self._held if p in state]
-        present = [id(t) for _, pair in moments for t in pair]
+        # Where the optimizer has made or loaded a state, views of what it held before are of no
+        # use. A state is made or loaded as a whole, but for parameters that come later.
+        ends = (self._held[0][1], self._held[-1][1]) if self._held else ()
+        present = [len(state), *(id(t) for p in ends if p in state for t in _moments(state[p]))]
         if present != self._seen:
-            # The optimizer has made or loaded a state: views of what it held before are of no use.
-            self._look(moments)
+            self._look([(name, _moments(state[p])) for name, p in self._held if p in state])
             self._seen = present
         if self._at is None:
             return None
