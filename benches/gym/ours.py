@@ -73,4 +73,4 @@ def _content():
 
 
 OURS = "gyrostat"
-ENTRY = Own(Gyrostat)
+ENTRY = Own(Gyrostat, "gyrostat")
