@@ -118,7 +118,7 @@ class TorchSubject(Subject):
         return {
             "parts": {name: to_host(part.state_dict()) for name, part in self._parts.items()},
             "random": self.random.capture(),
-            "passes": self._activations.passes,
+            "passes": 0 if self._activations is None else self._activations.passes,
         }
 
     def restore(self, state: Any) -> None:
@@ -127,7 +127,8 @@ class TorchSubject(Subject):
             part.load_state_dict(to_load(state["parts"][name]))
         self.drop_gradients()
         self.random.restore(state["random"])
-        self._activations.passes = state["passes"]
+        if self._activations is not None:
+            self._activations.passes = state["passes"]
 
     def leaves(self, batch: object) -> Iterator[NDArray[Any]]:
         """The arrays of a batch, tensors without a copy where they are in host memory."""
