@@ -120,7 +120,8 @@ class _Scorer:
         self.calls += 1
         self.scored += len(places)
         with torch.no_grad():
-            return float(self._compute_loss(self._model, _taken(self._batch, [int(i) for i in places], self.size)))
+            part = _taken(self._batch, [int(i) for i in places], self.size)
+            return float(self._compute_loss(self._model, part))
 
     def each(self) -> NDArray[np.float64] | None:
         """Of every sample by itself; None if that cannot be had."""
