@@ -190,7 +190,7 @@ def main():
             if end != expected:
                 print(f"killed after {moments} s: another end")
     print(f"{same} of {runs} runs, killed {total} times, ended with the same bits")
-    print(f"{midway} of them went on from a checkpoint, the others from the start")
+    print(f"{midway} of them went on from a checkpoint past step 0")
     return 0 if same == runs else 1
 
 
