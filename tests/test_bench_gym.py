@@ -1,5 +1,6 @@
 """The fault gym: its faults do what they say, contestants meet the same run, counts are right."""
 
+import logging
 import math
 from collections import Counter
 from concurrent.futures import Future
@@ -13,6 +14,15 @@ from gym import contestants, evaluation, scoring, tables, tasks, training
 from gym.faults import CLEAN, FAULTS
 from gym.tasks import TASKS, decay
 from gym.training import Result
+
+
+@pytest.fixture(autouse=True)
+def the_log_as_it_was():
+    """Our entry to the gym keeps the guard's log still, in this process too."""
+    log = logging.getLogger("gyrostat")
+    level = log.level
+    yield
+    log.setLevel(level)
 
 
 @pytest.fixture(scope="module")
