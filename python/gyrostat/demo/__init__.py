@@ -214,14 +214,17 @@ def _report(runs: list[_Run], rows: list[tuple[str, str, str]], leakage: Leakage
     guard = guarded.guard
     if guard is None:
         raise TypeError("runs: expected the last to be guarded")
-    steps = np.arange(len(clean.losses))
-    losses = {run.name: np.minimum(run.losses, _DRAWN_LOSS) for run in (guarded, unguarded, clean)}
+    # The guarded run makes the steps since its snapshot twice.
+    steps = np.arange(len(guarded.losses))
+    losses = {run.name: np.full(len(steps), np.nan) for run in (guarded, unguarded, clean)}
+    for run in runs:
+        losses[run.name][: len(run.losses)] = np.minimum(run.losses, _DRAWN_LOSS)
     columns = ("run", "final validation loss", "against clean")
     run_report = guard.report()
     return Report(
         "Gyrostat demo: one bad batch, one corrupted byte, one leaky split",
         [*guard.findings, *leakage.findings],
-        summary={"steps a run": len(steps), **leakage.summary},
+        summary={"steps a run": len(clean.losses), **leakage.summary},
         sections=[
             Chart(
                 f"training loss, cut off at {_DRAWN_LOSS:g}",
