@@ -230,7 +230,9 @@ def test_the_guard_names_samples_and_explains():
     plain, unasked = guarded(loader)
     assert same(asked.state_dict(), unasked.state_dict())
     incident = guard.incidents[0]
-    assert set(incident.findings[0].culprit.samples) >= set(range(0, 32, 6))
+    named = set(incident.findings[0].culprit.samples)
+    assert len(named & set(range(0, 32, 3))) >= 3
+    assert len(named - set(range(0, 32, 3))) <= 1
     before = {f.code: f.score for f in guard.hypotheses}
     causes = {f.code: f for f in guard.explain()}
     assert causes["cause-bad-batch"].score > before.get("cause-bad-batch", 0.0)

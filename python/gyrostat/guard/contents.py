@@ -154,7 +154,12 @@ def _unmarked(share: float, step: int) -> Finding:
 def _unmarked_padding(arrays: Sequence[NDArray[Any]]) -> NDArray[np.bool_] | None:
     """Where the rows of tokens end with padding that no array marks; None if there are none."""
     for tokens in arrays:
-        if tokens.dtype.kind not in "iu" or tokens.ndim != 2 or tokens.shape[1] < 2:
+        if (
+            tokens.dtype.kind not in "iu"
+            or tokens.ndim != 2
+            or not len(tokens)
+            or tokens.shape[1] < 2
+        ):
             continue
         ends = tokens[:, -1]
         values, counts = np.unique(ends, return_counts=True)
