@@ -35,6 +35,9 @@ class Contents:
     the batch marks it, by 0, False or -100 where the padding is. Floating-point arrays are compared
     with those of the 32 batches before; what is out of their range is told, and acted on only where
     loss or gradient stand out as well.
+
+    Attributes:
+        is_sorted: Whether the batches were found to come sorted by label.
     """
 
     def __init__(self) -> None:
@@ -42,6 +45,7 @@ class Contents:
         self._last: str | None = None
         self._repeats = 0
         self._unmarked = 0
+        self.is_sorted = False
         self._ranges: dict[int, deque[float]] = {}
 
     def update(
@@ -66,6 +70,7 @@ class Contents:
         labels = [a for a in arrays if a.dtype.kind in "iu" and a.ndim == 1 and len(a) > 1]
         if labels:
             found += self._rules.update(step, labels=labels[-1])
+            self.is_sorted |= any(f.code == "sorted-labels" for f in found)
         if step % _LOOK_EVERY == 0 and (padding := _unmarked_padding(arrays)) is not None:
             found += self._rules.update(step, is_padding=padding)
             self._unmarked += 1
@@ -98,6 +103,7 @@ class Contents:
             "last": self._last,
             "repeats": self._repeats,
             "unmarked": self._unmarked,
+            "is_sorted": self.is_sorted,
             "ranges": {str(place): list(known) for place, known in self._ranges.items()},
         }
 
@@ -114,6 +120,8 @@ class Contents:
             raise ValueError(f"state: expected last to be an identity, got {last!r}")
         if not isinstance(repeats, int) or not isinstance(unmarked, int):
             raise ValueError("state: expected repeats and unmarked to be counts")
+        if not isinstance(d.get("is_sorted"), bool):
+            raise ValueError("state: expected is_sorted to be a flag")
         try:
             ranges = {
                 int(place): deque(map(float, known), _BATCHES)
@@ -126,6 +134,7 @@ class Contents:
         self._ranges = ranges
         self._rules, self._last = rules, last
         self._repeats, self._unmarked = repeats, unmarked
+        self.is_sorted = d["is_sorted"]
 
 
 def _repeated(identity: str, step: int) -> Finding:

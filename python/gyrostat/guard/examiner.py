@@ -55,6 +55,11 @@ class Examiner:
         self._rate_raised: int | None = None
         self._last = Incidence(0, ())
 
+    @property
+    def data_is_sorted(self) -> bool:
+        """Whether the batches were found to come sorted by label."""
+        return self._contents.is_sorted
+
     def look_around(
         self, batches: Sequence[Batch], data: Any, position: int
     ) -> tuple[Finding, ...]:

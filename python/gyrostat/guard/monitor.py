@@ -12,19 +12,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gyrostat.findings import Finding, Severity, plain, worst
+from gyrostat.findings import Finding, Severity, worst
 from gyrostat.guard.batches import Batch, BatchRegistry
+from gyrostat.guard.blame import Blame
 from gyrostat.guard.examiner import Examiner
 from gyrostat.guard.history import History
 from gyrostat.guard.journal import Incident, Journal
+from gyrostat.guard.keeper import Keeper
 from gyrostat.guard.ladder import ACTED_ON, Decision, Ladder, Situation
 from gyrostat.guard.policy import Action, Policy
-from gyrostat.guard.ranks import standing_out
-from gyrostat.guard.restarts import SnapshotFiles
-from gyrostat.guard.snapshots import Pace, Snapshot, SnapshotRing
 from gyrostat.guard.subject import Gradients, Measured, OptimizerState, Subject
+from gyrostat.guard.summary import run_report
 from gyrostat.guard.watch import Watch
-from gyrostat.report import Chart, Report, Table
+from gyrostat.report import Report
 from gyrostat.rules import WEIGHT_DAMAGE, check_weights
 
 __all__ = ["Guard", "Verdict"]
@@ -32,6 +32,7 @@ __all__ = ["Guard", "Verdict"]
 _LOG = logging.getLogger("gyrostat")
 _VERSION = 2
 _BEFORE_UPDATE = frozenset({Action.CLIP, Action.SKIP, Action.RESET_MOMENTUM})
+_HIGH_LOSS = frozenset({"loss-spike", "loss-divergence"})
 _PARTS = ("batches", "ladder", "watch", "examiner")
 _APPLIED = 4  # batches whose updates are left out when a rollback alone has not helped
 
@@ -114,15 +115,21 @@ class Guard:
         self._subject = subject
         self._ladder = Ladder(self.policy)
         self._watch = Watch(self.policy.lr_jump)
-        self._snapshots = SnapshotRing(self.policy.snapshots_kept, self.policy.healthy_after)
-        self._pace = Pace(self.policy.snapshot_share, self.policy.snapshot_every)
         folder = None if run_dir is None else Path(run_dir)
         self._registry = BatchRegistry(
             subject.leaves,
             path=None if folder is None else folder / "left-out.jsonl",
             random_state=subject.random,
         )
+        self._keeper = Keeper(
+            subject,
+            self._registry,
+            self.policy,
+            None if folder is None else folder / "checkpoints",
+            max(self.policy.healthy_after, _APPLIED),
+        )
         self._examiner = Examiner(subject, self._registry)
+        self._blame = Blame(subject)
         self._position = 0
         self._pending: list[Batch] = []
         self._suspects: list[str] = []
@@ -138,10 +145,6 @@ class Guard:
         self._history = History()
         self._findings: list[Finding] = []
         self._journal = Journal(None if folder is None else folder / "journal.jsonl")
-        self._files: SnapshotFiles | None = None
-        if folder is not None:
-            proof = max(self.policy.healthy_after, _APPLIED)
-            self._files = SnapshotFiles(folder / "checkpoints", self.policy, subject, proof)
         subject.hold_buffers()
 
     @property
@@ -208,9 +211,10 @@ class Guard:
         Raises:
             ValueError: If the guard has no ``run_dir``, or the checkpoint is of another version.
         """
-        if self._files is None:
+        files = self._keeper.files
+        if files is None:
             raise ValueError("run_dir: expected a folder to resume from, got None")
-        found = self._files.newest()
+        found = files.newest()
         if found is None and not self.policy.checkpoints_kept:
             return False
         if found is not None:
@@ -284,7 +288,7 @@ class Guard:
             return self._judge_probe(measured)
         step = self.step
         self.step += 1
-        self._pace.step()
+        self._keeper.step()
         verdict = self._decide(measured, step)
         self._pending.clear()
         self._settled = True
@@ -314,35 +318,7 @@ class Guard:
 
     def report(self) -> Report:
         """The run so far: findings, what was done, and the picture of it."""
-        step, loss, grad_norm = self._history.columns()
-        marks = [f for f in self._findings if f.severity >= Severity.WARNING]
-        incidents = self._journal.incidents
-        rows = [
-            (i.step, i.action, i.proposed, "; ".join(f.code for f in i.findings), i.batch or "")
-            for i in incidents
-        ]
-        sections: list[Chart | Table] = [
-            Chart("loss", step, {"loss": loss}, marks, log_y=True),
-            Chart("gradient norm", step, {"grad_norm": grad_norm}, marks, log_y=True),
-        ]
-        if causes := self.hypotheses:
-            told = [(f.code, f"{f.score:.2f}", str(f.culprit), f.message) for f in causes]
-            sections.append(Table("What may be behind it", ("cause", "score", "who", "why"), told))
-        if rows:
-            columns = ("step", "action", "proposed", "found", "batch")
-            sections.append(Table("What was done", columns, rows))
-        return Report(
-            f"guarded run, policy {self.policy.name}",
-            self._findings,
-            summary={
-                "steps": self.step,
-                "skipped": sum(i.action is Action.SKIP for i in incidents),
-                "rolled back": sum(i.action is Action.ROLLBACK for i in incidents),
-                "batches left out": len(self._registry.bad),
-                "stopped": self.stopped,
-            },
-            sections=sections,
-        )
+        return run_report(self, self._history)
 
     def state_dict(self) -> dict[str, Any]:
         """The guard's own state as plain values, to be saved with the checkpoint."""
@@ -390,7 +366,7 @@ class Guard:
         self._probe, self._waiting, self._settled = None, None, True
         if d.get("clears_gradients") and not self._clears:
             self._clear_gradients()
-        self._snapshots = SnapshotRing(self.policy.snapshots_kept, self.policy.healthy_after)
+        self._keeper.forget()
         self._subject.scale_learning_rate(self.lr_factor)
 
     # Judging
@@ -410,7 +386,7 @@ class Guard:
             self._data,
         )
         self.step += 1
-        self._pace.step()
+        self._keeper.step()
         self._settled = True
         self._pending.clear()
         verdict = self._judge_rates() if self._waiting is None else self.settle()
@@ -427,7 +403,10 @@ class Guard:
         found = self._watch.rates.update(measured.rates, self._position)
         if found is None:
             return Verdict(Action.CONTINUE)
-        findings = tuple(self._with_culprits([replace(found, step=step)], {}))
+        named = self._blame.name(
+            [replace(found, step=step)], {}, self._watch.gradients, self._pending
+        )
+        findings = tuple(named)
         self._findings += findings
         decision = self._ladder.decide(self._situation(step, findings))
         return self._carry_out(decision, findings, (), step)
@@ -449,79 +428,56 @@ class Guard:
         found = self._watch.update(
             measured, self._position, expects_overflow=self._subject.expects_overflow()
         )
-        acting = [f for f in found if f.code in ACTED_ON or f.code == "hard-batch"]
-        # With a lag the update of the step has changed the weights, unless it was gated: they say
-        # nothing of what they were before it.
-        telling = not self._lag or measured.gradients.gated
-        if telling and worst(acting) not in (None, Severity.INFO):
-            # Weights are looked at only when something is wrong: it costs a read of all of them.
-            healthy = self._snapshots.healthy
-            if healthy is not None:
-                damage = check_weights(self._subject.weight_extremes(), healthy.weights, step)
-                acting += [] if damage is None else [damage]
+        excused = self._excused(found, step)
+        acting = [f for f in found if f.code in ACTED_ON - excused or f.code == "hard-batch"]
         told = [f for f in found if f not in acting]
-        told += self._examiner.look_around(self._pending, self._data, self._position)
+        if (damage := self._damage(acting, measured, step)) is not None:
+            acting.append(damage)
         norms = measured.gradients.norms
+        rule = self._watch.gradients
+        named = self._blame.name(
+            [replace(f, step=step) for f in acting], norms, rule, self._pending
+        )
+        told += self._examiner.look_around(self._pending, self._data, self._position)
+        if named:
+            healthy = self._keeper.healthy
+            state = None if healthy is None else healthy.state
+            named = self._examiner.diagnose(
+                named, rule.rises(norms), self._pending, self._data, state, self._position
+            )
+            named = self._blame.share(named, step)
+        # What is acted on is not told a second time.
+        codes = {f.code for f in named}
+        told = [replace(f, step=step) for f in told if f.code not in codes]
         for finding in told:
             self._examiner.told(finding, norms)
             if finding.severity >= Severity.WARNING:
                 _LOG.warning("%s", finding)
-        named = self._with_culprits([replace(f, step=step) for f in acting], norms)
-        if named:
-            rises = self._watch.gradients.rises(norms)
-            healthy = self._snapshots.healthy
-            state = None if healthy is None else healthy.state
-            named = self._examiner.diagnose(
-                named, rises, self._pending, self._data, state, self._position
-            )
-            named = self._with_those_of_others(named, step)
-        return tuple(named), tuple(replace(f, step=step) for f in told)
+        return tuple(named), tuple(told)
 
-    def _with_those_of_others(self, findings: list[Finding], step: int) -> list[Finding]:
-        """Adds what another rank alone can see, that its batch stands out of those before."""
-        code = "outlier-batch"
-        ranks = self._subject.ranks_with(any(f.code == code for f in findings), step=step)
-        if not ranks:
-            return findings
-        own = [f for f in findings if f.code == code] or [
-            Finding(
-                code, Severity.WARNING, step=step, message="the batch of another rank stands out"
-            )
-        ]
-        named = [replace(f, culprit=replace(f.culprit, ranks=ranks)) for f in own]
-        return [*(f for f in findings if f.code != code), *named]
+    def _excused(self, found: Sequence[Finding], step: int) -> frozenset[str]:
+        """Codes of losses that are high because the data comes in order, on any rank."""
+        if not any(f.code in _HIGH_LOSS for f in found):
+            return frozenset()
+        ordered = self._subject.ranks_with(self._examiner.data_is_sorted, step=step)
+        return _HIGH_LOSS if ordered or self._examiner.data_is_sorted else frozenset()
 
-    def _with_culprits(
-        self, findings: Sequence[Finding], norms: Mapping[str, float]
-    ) -> list[Finding]:
-        """Names batch, layer and ranks where a finding does not name them itself."""
-        if not findings:
-            return []
-        layer = next((f.culprit.layer for f in reversed(findings) if f.culprit.layer), None)
-        if layer is None and (blamed := self._watch.gradients.blame(norms)) is not None:
-            layer = blamed[0]
-        batch = self._pending[-1].identity if self._pending else None
-        return [
-            replace(f, culprit=replace(f.culprit, layer=f.culprit.layer or layer, batch=batch))
-            for f in map(self._with_ranks, findings)
-        ]
-
-    def _with_ranks(self, finding: Finding) -> Finding:
-        """Names the ranks that stand out, in a run of several."""
-        if finding.culprit.ranks or finding.signal is None:
-            return finding
-        losses = self._subject.by_rank("loss")
-        values = self._subject.by_rank(finding.signal, finding.culprit.layer) or losses
-        # A bad batch of one rank shows in its loss alone once the gradients are reduced.
-        if not values or not (ranks := standing_out(values) or standing_out(losses)):
-            return finding
-        evidence = {**finding.evidence, "by_rank": plain({str(r): v for r, v in values.items()})}
-        return replace(finding, culprit=replace(finding.culprit, ranks=ranks), evidence=evidence)
+    def _damage(self, acting: Sequence[Finding], measured: Measured, step: int) -> Finding | None:
+        """What is wrong with the weights, which are read only when there is reason to."""
+        # With a lag the update of the step has changed the weights, unless it was gated: they say
+        # nothing of what they were before it.
+        telling = not self._lag or measured.gradients.gated
+        bad = telling and worst(acting) not in (None, Severity.INFO)
+        healthy = self._keeper.healthy
+        if healthy is None or not (bad or self._keeper.doubted):
+            return None
+        self._keeper.doubted = False
+        return check_weights(self._subject.weight_extremes(), healthy.weights, step)
 
     def _situation(self, step: int, findings: Sequence[Finding]) -> Situation:
         if not findings:
             return Situation(step=step)
-        held = self._snapshots.healthy
+        held = self._keeper.healthy
         can_probe = False
         if self.policy.act and not self._lag:
             # Kept until it is handed out: one rank must not change its mind.
@@ -551,13 +507,11 @@ class Guard:
         undone = action in _BEFORE_UPDATE and not (gated and action is Action.SKIP)
         if self._lag and undone:
             # The update was applied. It is undone at the cost of the budget of what was proposed.
-            action = Action.ROLLBACK if len(self._snapshots) else Action.CONTINUE
+            action = Action.ROLLBACK if len(self._keeper) else Action.CONTINUE
         if proposed is Action.CONTINUE:
             self._go_on()
         else:
-            self._snapshots.bad_step()
-            if self._files is not None:
-                self._files.bad_step()
+            self._keeper.bad_step()
             self._record(self._act(action, decision, findings, step))
         if action.updates:
             self._applied.extend(batch.identity for batch in self._pending)
@@ -569,9 +523,7 @@ class Guard:
     def _go_on(self) -> None:
         self._suspects.clear()
         self._told = frozenset()
-        self._snapshots.clean_step()
-        if self._files is not None:
-            self._files.clean_step()
+        self._keeper.clean_step()
         self._subject.hold_buffers()
         if not self._lag:
             self._between_steps()
@@ -630,7 +582,7 @@ class Guard:
 
     def _repair(self) -> None:
         """Gives the optimizer the memory that it had at the last healthy snapshot."""
-        healthy = self._snapshots.healthy
+        healthy = self._keeper.healthy
         assert healthy is not None  # noqa: S101 - the ladder was told whether there is one
         self._subject.restore_optimizer(healthy.state)
         self._watch.optimizer.forget()
@@ -732,8 +684,8 @@ class Guard:
             return
         more, due = self._subject.all_of(True, self._snapshot_is_due(), step=self.step)
         self._ended = not more
-        # Not between the parts of one update.
-        # Where a step had to be settled first, it may have been a bad one.
+        # Not between the parts of one update, and not after a bad step: one that had to be settled
+        # first may have been that.
         if more and due and self._settled and self.settle() and not self._ladder.in_trouble:
             self._take_snapshot(self._registry.mark())
         self._settled = False
@@ -741,40 +693,22 @@ class Guard:
     def _snapshot_is_due(self) -> bool:
         if self._ladder.in_trouble or self._probe is not None:
             return False
-        return self._snapshots.newest is None or self._pace.due()
+        return self._keeper.is_due
 
     def _take_snapshot(self, mark: int | None, ahead: int = 0) -> None:
-        with self._pace.taking():
-            weights = dict(self._subject.weight_extremes())
-            healthy = self._snapshots.healthy
-            if check_weights(weights, weights if healthy is None else healthy.weights, self.step):
-                return  # damaged since the last step was judged: the next one will tell
-            to_disk = self._is_for_disk()
-            # A run that is only observed never goes back: its weights' extremes are enough.
-            state = self._subject.capture() if self.policy.act or to_disk else None
-            rules = self._watch.state_dict()
-            step, position = self.step - ahead, self._position - (0 if self._lag else ahead)
-            if self._files is not None and to_disk:
-                own = self.state_dict() | {"step": step, "position": position}
-                sizes = {"journal": self._journal.size, "left_out": self._registry.file_size}
-                self._files.offer(step, {"subject": state, "guard": own, "sizes": sizes})
-            held = state if self.policy.act else None
-            self._snapshots.add(Snapshot(step, held, weights, rules, position, mark))
-        oldest = self._snapshots.oldest
-        if oldest is not None and oldest.mark is not None:
-            self._registry.forget_before(oldest.mark)
+        step, position = self.step - ahead, self._position - (0 if self._lag else ahead)
 
-    def _is_for_disk(self) -> bool:
-        wanted = self._files is not None and self._files.wanted
-        # Replayed batches would be fetched anew after a restart, with other random numbers.
-        ready = wanted and not self._registry.is_replaying
-        (all_ready,) = self._subject.all_of(ready, step=self.step)
-        return all_ready
+        def rest() -> dict[str, Any]:
+            sizes = {"journal": self._journal.size, "left_out": self._registry.file_size}
+            own = self.state_dict() | {"step": step, "position": position}
+            return {"guard": own, "sizes": sizes}
+
+        self._keeper.take(step, position, self._watch.state_dict, mark, rest)
 
     def _go_back(self, decision: Decision) -> int | None:
-        if not len(self._snapshots):
+        if not len(self._keeper):
             return None
-        snapshot = self._snapshots.take_back(older=decision.attempt > 2)
+        snapshot = self._keeper.take_back(older=decision.attempt > 2)
         self._waiting = None
         self._subject.restore(snapshot.state)
         self._subject.hold_buffers()

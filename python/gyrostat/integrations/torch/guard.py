@@ -157,7 +157,7 @@ class Guard(AnyGuard):
         rates = tuple(rate * self.lr_factor for rate in measured.rates)
         updated = decision.action.updates or not self.policy.act
         explainer.record(position, data, rates, updated=updated)
-        healthy = self._snapshots.healthy
+        healthy = self._keeper.healthy
         if healthy is not None:
             explainer.incident(findings, measured.loss, step, position, healthy)
         return super()._carry_out(decision, findings, told, step, gated=gated)
