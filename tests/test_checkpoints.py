@@ -151,15 +151,19 @@ from gyrostat.guard.checkpoints import CheckpointGuardian, write_checkpoint
 folder, step = sys.argv[1], int(sys.argv[2])
 guardian = CheckpointGuardian(folder, keep=2)
 registry = BatchRegistry(path=folder + "/left-out.jsonl")
+def announce(path, step):
+    guardian.saved(path, step)
+    if step % 5 == 0:
+        guardian.mark_healthy(step)
+if step:  # the kill may have come before it was announced
+    announce(f"{folder}/step-{step}.safetensors", step)
 print("ready", flush=True)
 while True:
     step += 1
     registry.leave_out(f"{step:016x}", samples=[step])
     path = f"{folder}/step-{step}.safetensors"
     write_checkpoint(path, {"w": np.random.default_rng(step).random(200_000)}, {"step": step})
-    guardian.saved(path, step)
-    if step % 5 == 0:
-        guardian.mark_healthy(step)
+    announce(path, step)
     guardian.prune()
 """
 
