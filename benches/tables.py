@@ -1,9 +1,6 @@
 """The tables of ``tensors.py``: one function each."""
 
-import importlib.metadata
-import platform
 import time
-from pathlib import Path
 
 import torch
 
@@ -12,6 +9,7 @@ import gyrostat
 import peers
 from gyrostat import _core
 from gyrostat.integrations.torch import clip_grad_norm_
+from machine import described
 from timing import Contender, Race, exact_norm, markdown
 
 LEVELS = ("norm", "moments", "full")
@@ -21,20 +19,8 @@ OURS, THEIRS = "gyrostat", "torch"
 
 def machine(_args):
     """What ran where."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     build = ", ".join(f"{key} {value}" for key, value in _core.build_info().items())
-    packages = [f"{name} {version(name)}" for name in ("numpy", "torch", "wandb", "tensorboard")]
-    print(models[0] if models else platform.processor(), end=", ")
-    print(f"Python {platform.python_version()}", *packages, f"gyrostat ({build})\n", sep=", ")
-
-
-def version(package):
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+    print(described(("numpy", "torch", "wandb", "tensorboard")), f"gyrostat ({build})\n", sep=", ")
 
 
 def levels(tensors, names=LEVELS):

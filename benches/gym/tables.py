@@ -1,10 +1,7 @@
 """The tables of the bench, as Markdown: one function each."""
 
-import importlib.metadata
 import inspect
 import math
-import platform
-from pathlib import Path
 
 import numpy as np
 
@@ -12,24 +9,13 @@ from gym import scoring
 from gym.contestants import COSTS
 from gym.evaluation import COMPETING, Run
 from gym.faults import CLEAN, FAULTS
+from machine import described
 from timing import markdown
 
 
 def machine():
     """What ran where."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    packages = sorted({entry.package for entry in COMPETING.values() if entry.package})
-    words = [models[0] if models else platform.processor(), f"Python {platform.python_version()}"]
-    return ", ".join(words + [f"{name} {version(name)}" for name in packages]) + "\n"
-
-
-def version(package):
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+    return described(sorted({e.package for e in COMPETING.values() if e.package})) + "\n"
 
 
 class Account:

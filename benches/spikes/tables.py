@@ -1,14 +1,12 @@
 """The tables of the bench, as Markdown: one function each."""
 
-import importlib.metadata
 import math
-import platform
 import time
-from pathlib import Path
 
 import numpy as np
 
 import gyrostat
+from machine import described
 from spikes import injections, scoring
 from spikes.contestants import ENTRIES
 from timing import markdown
@@ -18,20 +16,8 @@ BUDGETS = (0.1, 0.3, 1.0, 3.0, 10.0)
 
 def machine():
     """What ran where."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     packages = sorted({entry.package for entry in ENTRIES.values() if entry.package})
-    packages += ["torch", "numpy"]
-    words = [models[0] if models else platform.processor(), f"Python {platform.python_version()}"]
-    return ", ".join(words + [f"{name} {version(name)}" for name in packages]) + "\n"
-
-
-def version(package):
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+    return described([*packages, "torch", "numpy"]) + "\n"
 
 
 def table(field, head, figures):

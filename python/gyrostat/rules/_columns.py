@@ -111,6 +111,21 @@ class ColumnRule:
         self._scalars["warm"] = float(not new.any())
         return above
 
+    def _surged(
+        self, values: Floats, least: float, rise: float, patience: int
+    ) -> tuple[NDArray[np.intp], Floats] | None:
+        """The tensors to tell of as above ``least`` and risen, and how far each is above its level.
+
+        The episode ends at half of the ``rise``, which is in log units.
+        """
+        above = self._surge(log_of(values))
+        bad = values > least
+        if self._quiet(bad):
+            return None
+        bad &= above > rise
+        found = self._episodes(bad, above < rise / 2.0, patience)
+        return None if found is None else (found, above)
+
     def _quiet(self, bad: Flags) -> bool:
         """Whether nothing is bad and nothing was told: the usual case, which is to cost little."""
         if self._scalars["told"] or np.count_nonzero(bad):

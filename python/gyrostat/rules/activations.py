@@ -17,7 +17,6 @@ from gyrostat.rules._columns import (
     ColumnRule,
     Rules,
     Single,
-    log_of,
     starts,
     tensor_finding,
 )
@@ -392,16 +391,11 @@ class ActivationKurtosis(ColumnRule):
             kurtosis: Excess kurtosis of the output of each; NaN is left out.
             step: The step.
         """
-        values = kurtosis + 3.0
         self._align(names)
-        above = self._surge(log_of(values))
-        bad = values > self._LEAST
-        if self._quiet(bad):
+        surged = self._surged(kurtosis + 3.0, self._LEAST, self._RISE, self._PATIENCE)
+        if surged is None:
             return None
-        bad &= above > self._RISE
-        found = self._episodes(bad, above < self._RISE / 2.0, self._PATIENCE)
-        if found is None:
-            return None
+        found, above = surged
         worst = int(found[np.argmax(above[found])])
         return tensor_finding(
             "activation-kurtosis",

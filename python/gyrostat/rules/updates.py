@@ -19,7 +19,6 @@ from gyrostat.rules._columns import (
     LevelsAndTotal,
     checked,
     layers_of,
-    log_of,
     starts,
     tensor_finding,
 )
@@ -237,14 +236,10 @@ class UpdateRms(ColumnRule):
         """
         named, values = checked(names, update_rms, "update_rms")
         self._align(named)
-        above = self._surge(log_of(values))
-        bad = values > self._LEAST
-        if self._quiet(bad):
+        surged = self._surged(values, self._LEAST, self._RISE, self._PATIENCE)
+        if surged is None:
             return None
-        bad &= above > self._RISE
-        found = self._episodes(bad, above < self._RISE / 2.0, self._PATIENCE)
-        if found is None:
-            return None
+        found, above = surged
         worst = int(found[np.argmax(values[found])])
         return tensor_finding(
             "update-rms",

@@ -32,6 +32,7 @@ class LearningRateScale:
 
     def remove(self) -> None:
         """Lets go of the optimizer."""
+        self._give_back()
         for hook in self._hooks:
             hook.remove()
 

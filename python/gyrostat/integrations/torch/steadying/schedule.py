@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from gyrostat.integrations.torch.learning_rate import LearningRateScale
 from gyrostat.integrations.torch.steadying import _check
 
 __all__ = ["Rewarmup", "rewarmup_factor"]
@@ -79,11 +80,10 @@ class Rewarmup:
         self.steps, self.start, self.shape = steps, start, shape
         self._done = steps
         self._open = False
-        self._given: list[tuple[dict[str, Any], Any]] = []
-        self._hooks = [
-            optimizer.register_step_pre_hook(self._before),
-            optimizer.register_step_post_hook(self._after),
-        ]
+        # Hooks run in the order in which they are registered: the factor is set, then used.
+        before = optimizer.register_step_pre_hook(self._before)
+        self._scale = LearningRateScale(optimizer)
+        self._hooks = [before, optimizer.register_step_post_hook(self._after)]
 
     @property
     def factor(self) -> float:
@@ -96,30 +96,19 @@ class Rewarmup:
 
     def remove(self) -> None:
         """Takes the hooks off the optimizer."""
-        self._give_back()
+        self._scale.remove()
         for hook in self._hooks:
             hook.remove()
 
-    def _before(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        self._give_back()  # where the last step ended in an error
+    def _before(self, *_: Any) -> None:
         self._open = True
-        factor = self.factor
-        if factor < 1:
-            self._given = [(group, group["lr"]) for group in optimizer.param_groups]
-            for group, lr in self._given:
-                group["lr"] = lr * factor
+        self._scale.factor = self.factor
 
     def _after(self, *_: Any) -> None:
-        self._give_back()
         # The hooks of an optimizer that calls the step of its base class run twice a step.
         if self._open:
             self._done = min(self._done + 1, self.steps)
         self._open = False
-
-    def _give_back(self) -> None:
-        for group, lr in self._given:
-            group["lr"] = lr
-        self._given = []
 
     def state_dict(self) -> dict[str, Any]:
         """Steps since the last restart, as plain values for JSON."""
