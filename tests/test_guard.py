@@ -143,6 +143,37 @@ def test_a_corrupted_weight_is_rolled_back_and_the_end_is_that_of_a_run_without(
     assert same(weights(training), weights(clean))
 
 
+def test_damage_that_moves_no_loss_is_found_when_a_snapshot_is_due():
+    training, guard = start(Policy(snapshot_every=20))
+
+    def spoil_unused(step):
+        if step == 105:  # a pixel that is 0 in every digit: its weights never count
+            dead = int(np.flatnonzero(~DIGITS.train[0].any(axis=0))[0])
+            training._weights["layer0.weight"][dead] = 1e6
+
+    verdicts = train(guard, training, batches(), spoil_unused)
+    (incident,) = guard.incidents
+    assert incident.action is Action.ROLLBACK
+    assert incident.findings[0].code == "weight-jump"
+    assert [i for i, v in enumerate(verdicts) if not v] == [incident.step]
+    assert 105 < incident.step <= 125
+    assert np.abs(training._weights["layer0.weight"]).max() < 100
+
+
+def test_what_comes_of_sorted_data_is_told_and_not_acted_on():
+    rows = np.argsort(DIGITS.train[1], kind="stable")
+    images, labels = (part[rows] for part in DIGITS.train)
+    ordered = [(images[i : i + 8], labels[i : i + 8]) for i in range(0, len(rows) - 8, 8)]
+    training, guard = start()
+    assert all(train(guard, training, ordered * 4))
+    assert guard.incidents == ()
+    told = {f.code: f.step for f in guard.findings}
+    assert told["sorted-labels"] == 19
+    assert told["loss-divergence"] > 19
+    assert told["gradient-spike"] > 19
+    assert guard.hypotheses[0].code == "cause-data-order"
+
+
 def test_observe_tells_and_never_touches():
     loader = batches()
     loader[100] = (loader[100][0] * np.float32(1e4), loader[100][1])

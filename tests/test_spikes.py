@@ -177,6 +177,14 @@ def test_a_hard_batch_is_known_by_what_follows():
     assert (event.code, event.severity, event.alarm) == ("hard-batch", "info", 700)
 
 
+def test_the_first_few_losses_may_be_far_apart():
+    detector = gyrostat.SpikeDetector()
+    losses = [0.54, 2.26, 0.31, 1.9, 0.7]
+    assert [detector.update(loss) for loss in losses] == [None] * 5
+    assert detector.update(1e4).code == "loss-spike"
+    assert gyrostat.SpikeDetector().update(float("nan")).code == "loss-not-finite"
+
+
 def test_a_loss_that_rises_from_its_first_points_is_a_divergence():
     i = np.arange(300)
     noise = 0.002 * np.random.default_rng(0).normal(size=300)

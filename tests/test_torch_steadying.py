@@ -6,6 +6,7 @@ import statistics
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from hypothesis import given
@@ -319,10 +320,9 @@ def _our_rule(norms):
 
 @pytest.mark.skipif(not RUNS.exists(), reason="needs shared/data/runs")
 def test_zclip_on_real_norms_clips_fewer_healthy_steps():
-    polars = pytest.importorskip("polars")
     shares = {}
     for name in ("gpt2_edu_1epoch", "gpt2_edu_smaller", "nanogpt_llmc_20241013"):
-        column = polars.read_parquet(RUNS / f"{name}.parquet")["grad_norm"].to_numpy()
+        column = pl.read_parquet(RUNS / f"{name}.parquet")["grad_norm"].to_numpy()
         norms = [float(x) for x in column[:3000] if math.isfinite(x)]
         shares[name] = _paper_rule(norms), _our_rule(norms)
     assert all(paper > 0.02 for paper, _ in shares.values()), shares

@@ -101,7 +101,7 @@ class StabilityGuard(Nobody):
                 self.optimizer, self.model, nan_action=self.action, verbose=False, log_dir=folder
             )
         # Its reports would be written and printed at each spike.
-        logger = self._peer._spike_logger  # noqa: SLF001
+        logger = self._peer._spike_logger  # noqa: SLF001 - it says nowhere else what it did
         logger.enable_file = logger.enable_stdout = False
 
     def update(self, loss):

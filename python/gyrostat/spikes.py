@@ -99,12 +99,12 @@ class SpikeDetector:
     logged, from point 101 on), or one from the first points on (the first 60 points).
     ``docs/spikes.md`` has the rules, their constants and what they cost.
 
-    What is an alarm is never learnt from. After 10 alarms in a row a spike is called a divergence;
-    after 25 their level is taken as the new one. Judgement starts at the 14th point; before that
-    a loss is an alarm only if it triples the highest so far. Points are judged in the order in
-    which they come; their steps may repeat or go back. When three gaps between steps in a row
-    differ from the usual one by more than a factor of 4, the log has changed its interval, and the
-    noise is learnt anew.
+    What is an alarm is never learnt from. After 10 alarms in a row a spike is called a
+    divergence; after 25 their level is taken as the new one. Judgement starts at the 14th
+    point; before that a loss is an alarm only from the sixth point on, and if it triples the
+    highest so far. Points are judged in the order in which they come; their steps may repeat or
+    go back. When three gaps between steps in a row differ from the usual one by more than a
+    factor of 4, the log has changed its interval, and the noise is learnt anew.
 
     Codes: ``loss-spike`` (warning), ``loss-divergence`` and ``loss-not-finite`` (critical), which
     count against the budget; ``hard-batch`` (one outlier of the loss as hard batches make) and

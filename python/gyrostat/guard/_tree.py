@@ -108,7 +108,7 @@ def unflatten(skeleton: Any, bytes_of: Callable[[str], NDArray[np.uint8]], codec
 
 
 # C901, PLR0911: one case for each kind of value.
-def _plain(  # noqa: C901, PLR0911
+def _plain(  # noqa: C901, PLR0911 - a case for each kind of value
     value: Any, path: str, codec: Codec, tensors: dict[str, Any]
 ) -> Any:
     """JSON keeps None, flags, integers, text and finite floats; the rest is put in tagged lists."""
@@ -147,7 +147,7 @@ def _places(path: str, values: Any) -> Iterator[tuple[str, Any]]:
         yield (f"{path}.{i}" if path else str(i)), value
 
 
-def _rebuild(plain: Any, tensors: dict[str, Any]) -> Any:  # noqa: PLR0911
+def _rebuild(plain: Any, tensors: dict[str, Any]) -> Any:  # noqa: PLR0911 - as above
     if not isinstance(plain, list):
         return plain
     tag, *rest = plain

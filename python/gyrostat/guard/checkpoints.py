@@ -288,14 +288,16 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[np.uint8]]]:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if length > size - 8:
+                # TRY301: told with the path below.
                 raise ValueError("the header is cut short")  # noqa: TRY301
             header = json.loads(file.read(length))
         metadata = header.pop("__metadata__")
         text = metadata["gyrostat"]
         if _check(text) != metadata["fingerprint"]:
-            raise ValueError("the header is damaged")  # noqa: TRY301
+            raise ValueError("the header is damaged")  # noqa: TRY301 - told with the path below
         notes = json.loads(text)
         if notes["version"] != _VERSION:
+            # TRY301: told with the path below.
             raise ValueError(f"version {notes['version']} is not known")  # noqa: TRY301
         start = 8 + length
         whole = np.memmap(path, dtype=np.uint8, mode="r") if size > start else np.zeros(size, "u1")
@@ -303,7 +305,7 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[np.uint8]]]:
         for name, entry in header.items():
             first, end = entry["data_offsets"]
             if not 0 <= first <= end <= size - start:
-                raise ValueError(f"{name} is cut short")  # noqa: TRY301
+                raise ValueError(f"{name} is cut short")  # noqa: TRY301 - told with the path below
             data[name] = np.asarray(whole[start + first : start + end])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"path: {path} is no complete checkpoint: {error}") from error

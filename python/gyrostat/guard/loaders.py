@@ -103,6 +103,7 @@ class PlainSource:
     def __init__(self, loader: Iterable[Any]) -> None:
         self._loader = loader
 
+    # ARG002: which samples they are is not known.
     def read(self, bad: AbstractSet[int]) -> Iterator[tuple[tuple[int, ...], Any] | None]:  # noqa: ARG002
         """The batches, of which the samples are not known."""
         return (((), batch) for batch in self._loader)

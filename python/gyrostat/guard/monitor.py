@@ -32,7 +32,7 @@ __all__ = ["Guard", "Verdict"]
 _LOG = logging.getLogger("gyrostat")
 _VERSION = 2
 _BEFORE_UPDATE = frozenset({Action.CLIP, Action.SKIP, Action.RESET_MOMENTUM})
-_HIGH_LOSS = frozenset({"loss-spike", "loss-divergence"})
+_OF_ORDER = frozenset({"loss-spike", "loss-divergence", "gradient-spike"})
 _PARTS = ("batches", "ladder", "watch", "examiner")
 _APPLIED = 4  # batches whose updates are left out when a rollback alone has not helped
 
@@ -456,11 +456,11 @@ class Guard:
         return tuple(named), tuple(told)
 
     def _excused(self, found: Sequence[Finding], step: int) -> frozenset[str]:
-        """Codes of losses that are high because the data comes in order, on any rank."""
-        if not any(f.code in _HIGH_LOSS for f in found):
+        """Codes of what comes of data in order, where the next class begins, on any rank."""
+        if not any(f.code in _OF_ORDER for f in found):
             return frozenset()
         ordered = self._subject.ranks_with(self._examiner.data_is_sorted, step=step)
-        return _HIGH_LOSS if ordered or self._examiner.data_is_sorted else frozenset()
+        return _OF_ORDER if ordered or self._examiner.data_is_sorted else frozenset()
 
     def _damage(self, acting: Sequence[Finding], measured: Measured, step: int) -> Finding | None:
         """What is wrong with the weights, which are read only when there is reason to."""

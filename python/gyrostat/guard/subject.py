@@ -213,7 +213,7 @@ class Subject(abc.ABC):
         del signal, layer
         return {}
 
-    def memory_rise(self, state: object) -> float:  # noqa: ARG002
+    def memory_rise(self, state: object) -> float:
         """How much the optimizer's memory has grown.
 
         Args:
@@ -223,12 +223,14 @@ class Subject(abc.ABC):
             The largest absolute value of its mean of gradients, or momentum, over that in
             ``state``; 1.0 if that cannot be told.
         """
+        del state
         return 1.0
 
     def activations(self) -> Activations | None:
         """What the modules have made of the present batch, if this is a step to look at it."""
         return None
 
-    def arrays(self, batch: object) -> list[NDArray[Any]]:  # noqa: ARG002
+    def arrays(self, batch: object) -> list[NDArray[Any]]:
         """The arrays of numbers in a batch, the first axis of each that of its samples."""
+        del batch
         return []

@@ -280,6 +280,7 @@ class TorchRandomState:
         return {
             "python": [version, _text(array("I", words)), gauss],
             # NPY002: the global generator is the one that a loop outside of our hands draws from.
+            # NPY002: the loop's generator.
             "numpy": _coded(np.random.get_state(legacy=False)),  # noqa: NPY002
             "torch": _text(torch.get_rng_state().numpy()),
             "cuda": [_text(s.numpy()) for s in cuda.get_rng_state_all()] if begun else [],
@@ -289,7 +290,7 @@ class TorchRandomState:
         """Puts the generators back there."""
         version, words, gauss = state["python"]
         random.setstate((version, tuple(_array(words, np.uint32).tolist()), gauss))
-        np.random.set_state(_decoded(state["numpy"]))  # noqa: NPY002
+        np.random.set_state(_decoded(state["numpy"]))  # noqa: NPY002 - the loop's generator
         torch.set_rng_state(torch.from_numpy(_array(state["torch"], np.uint8)))
         if state["cuda"]:
             states = [torch.from_numpy(_array(s, np.uint8)) for s in state["cuda"]]

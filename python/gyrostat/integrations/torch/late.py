@@ -47,12 +47,14 @@ def measure_on_device(
     norms = value[:0]
     if filled:
         # The functions for lists have public names only in the newest torch.
+        # SLF001: as torch's own clipping does.
         each = torch._foreach_norm([part.float() for part in filled.values()])  # noqa: SLF001
         norms = torch.stack([n.to(device, torch.float64) for n in each])
     if gate is not None:
         squares = norms.square()
         if shares is not None and filled:
             # A tensor of the weights would have to travel to the device, and the host to wait.
+            # SLF001: as torch's own clipping does.
             weighted = torch._foreach_mul(squares.unbind(), [shares[n] for n in filled])  # noqa: SLF001
             squares = torch.stack(weighted)
         squares = squares.sum()

@@ -406,6 +406,7 @@ def _norms_on_device(grads: list[torch.Tensor]) -> list[float]:
     """With one wait for the device, however many there are."""
     wide = [g if g.dtype == torch.float64 else g.float() for g in grads]
     # The function has a public name only in the newest torch.
+    # SLF001: as torch's own clipping does.
     each = [n.to(grads[0].device, torch.float64) for n in torch._foreach_norm(wide)]  # noqa: SLF001
     norms: list[float] = torch.stack(each).tolist()
     return norms
