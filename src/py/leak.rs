@@ -249,13 +249,16 @@ pub(super) fn fingerprint(py: Python<'_>, buffers: Vec<Bound<'_, PyAny>>) -> PyR
         if array.dtype().has_object() {
             return Err(refused("one of Python objects"));
         }
-        let dtype = array.dtype().str()?.to_string();
-        let bytes = if array.len() * array.dtype().itemsize() == 0 {
-            PyArray1::zeros(py, 0, false).readonly()
+        let shape = array.shape().to_vec();
+        let (dtype, bytes) = if let Ok(bytes) = buffer.extract() {
+            ("uint8".to_owned(), bytes) // as text and tensors come, without asking NumPy
+        } else if array.len() * array.dtype().itemsize() == 0 {
+            (array.dtype().str()?.to_string(), PyArray1::zeros(py, 0, false).readonly())
         } else {
-            buffer.call_method1("reshape", (-1,))?.call_method1("view", ("u1",))?.extract()?
+            let flat = buffer.call_method1("reshape", (-1,))?.call_method1("view", ("u1",))?;
+            (array.dtype().str()?.to_string(), flat.extract()?)
         };
-        parts.push((dtype, array.shape().to_vec(), bytes));
+        parts.push((dtype, shape, bytes));
     }
     let slices = parts
         .iter()

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
+from gyrostat.findings import plain
+
 __all__ = ["Stretch"]
 
 _VERSION = 1
@@ -83,7 +85,7 @@ class Stretch:
 
     def state_dict(self) -> dict[str, Any]:
         """The state as plain values."""
-        steps = [[list(own), loss] for own, loss in self._steps]
+        steps = plain([[list(own), loss] for own, loss in self._steps])
         return {
             "version": _VERSION,
             "steps": steps,
