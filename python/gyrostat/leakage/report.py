@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gyrostat import _core
 from gyrostat.findings import CATALOGUE, Finding, Severity
-from gyrostat.report import Report, Table
+from gyrostat.report import Report, SideBySide, Table
 
 __all__ = ["LeakageReport", "Overlaps", "Pair", "Pairs", "Subject"]
 
@@ -124,7 +124,7 @@ class LeakageReport(Report):
             "Leakage between " + ", ".join(names) if len(names) > 1 else f"Copies in {names[0]}",
             sorted(findings, key=lambda finding: -finding.severity.rank),
             summary=_summary(leaks, subject),
-            sections=[_counts_table(counts), _examples_table(leaks, counts)] if counts else [],
+            sections=[_counts_table(counts), _side_by_side(leaks, counts)] if counts else [],
         )
         self.pairs = Pairs(leaks)
         self._leaks = leaks
@@ -268,15 +268,17 @@ def _counts_table(counts: Sequence[Any]) -> Table:
     return Table("Pairs", head, [[count[column] for column in columns] for count in counts])
 
 
-def _examples_table(leaks: _core.Leaks, counts: Sequence[Any]) -> Table:
-    head = ("kind", "similarity", "left", "", "right", "")
-    rows = []
+def _side_by_side(leaks: _core.Leaks, counts: Sequence[Any]) -> SideBySide:
+    pairs = []
     for count in counts:
         for index in count["first"]:
             pair, (left, right) = Pair._make(leaks.pair(index)), leaks.shown(index)
-            where = f"{pair.left_split} {pair.left_row}", f"{pair.right_split} {pair.right_row}"
-            rows.append((pair.kind, f"{pair.similarity:.3f}", where[0], left, where[1], right))
-    return Table("Examples", head, rows)
+            heading = f"{pair.kind}, {pair.similarity:.3f}"
+            if pair.label_conflict:
+                heading += ", labels differ"
+            names = f"{pair.left_split} {pair.left_row}", f"{pair.right_split} {pair.right_row}"
+            pairs.append((heading, names[0], left, names[1], right))
+    return SideBySide("Examples", pairs)
 
 
 def _example(leaks: _core.Leaks, index: int) -> dict[str, object]:
