@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -121,7 +122,8 @@ def test_the_report_shows_the_pairs_side_by_side_and_escaped():
     report = gyrostat.check_leakage({"train": ["<script>x</script>"], "test": ["script x script"]})
     html = report.to_html()
     assert "<script>" not in html
-    assert "&lt;script&gt;x&lt;/script&gt;" in html
+    assert "<del>&lt;</del>script" in html
+    assert "&lt;script&gt;x&lt;/script&gt;" in re.sub("</?(del|ins)>", "", html)
     assert "script x script" in html
     counts, examples = report.sections
     assert counts.rows == [["train", "test", "normalised", 1, 1, 1, 0]]
