@@ -123,12 +123,9 @@ def test_the_report_shows_the_pairs_side_by_side_and_escaped():
     html = report.to_html()
     assert "<script>" not in html
     assert "<del>&lt;</del>script" in html
-    assert "&lt;script&gt;x&lt;/script&gt;" in re.sub("</?(del|ins)>", "", html)
-    assert "script x script" in html
-    counts, examples = report.sections
-    assert counts.rows == [["train", "test", "normalised", 1, 1, 1, 0]]
-    assert len(examples.rows) == 1
-    assert json.loads(report.to_json())["exit_code"] == 1
+    unmarked = re.sub("</?(del|ins)>", "", html)
+    assert "&lt;script&gt;x&lt;/script&gt;" in unmarked
+    assert "script x script" in unmarked
 
 
 def test_the_stated_recall_is_that_of_the_bands():
