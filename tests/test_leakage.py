@@ -126,6 +126,10 @@ def test_the_report_shows_the_pairs_side_by_side_and_escaped():
     unmarked = re.sub("</?(del|ins)>", "", html)
     assert "&lt;script&gt;x&lt;/script&gt;" in unmarked
     assert "script x script" in unmarked
+    counts, examples = report.sections
+    assert counts.rows == [["train", "test", "normalised", 1, 1, 1, 0]]
+    assert len(examples.pairs) == 1
+    assert json.loads(report.to_json())["exit_code"] == 1
 
 
 def test_the_stated_recall_is_that_of_the_bands():
