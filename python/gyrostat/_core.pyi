@@ -387,6 +387,9 @@ class _Statistics(TypedDict):
     distinct: int
     bands: int
     recall: float | None
+    sampled: int
+    sampled_pairs: int
+    sampled_found: int
     compared: int
     cut_buckets: int
     cut_groups: int
@@ -398,16 +401,24 @@ class Leaks:
     def counts(self) -> list[_Count]: ...
     def shown(self, index: int) -> tuple[str, str]: ...
     def statistics(self) -> _Statistics: ...
+    def clusters(self) -> Clusters: ...
     def kept(self, index: int) -> NDArray[np.int64]: ...
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
+
+@final
+class Clusters:
+    def __len__(self) -> int: ...
+    def cluster(self, index: int) -> tuple[list[tuple[str, int]], int, float]: ...
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
 
 def find_leaks(
     splits: Sequence[tuple[str, Sequence[tuple[str, Any]]]],
     *,
-    text: bool,
+    text: tuple[str, int, bool, bool] | None,
     labels: Sequence[Any] | None,
     near: float | None,
     within: bool,
+    exact: bool,
     examples: int,
     progress: Callable[[str, int, int], object],
 ) -> Leaks: ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from gyrostat import _core
 from gyrostat.findings import CATALOGUE, Finding, Severity
+from gyrostat.leakage.clusters import Clusters
 from gyrostat.report import Report, SideBySide, Table
 
 __all__ = ["LeakageReport", "Overlaps", "Pair", "Pairs", "Subject"]
@@ -129,6 +131,11 @@ class LeakageReport(Report):
         self.pairs = Pairs(leaks)
         self._leaks = leaks
         self._names = names
+
+    @cached_property
+    def clusters(self) -> Clusters:
+        """The rows that hang together by pairs, each with its least verified similarity."""
+        return Clusters(self._leaks)
 
     def clean_rows(self, split: str) -> NDArray[np.int64]:
         """The rows of ``split`` to keep, so that no leaked pair is left.
@@ -255,6 +262,10 @@ def _summary(leaks: _core.Leaks, subject: Subject) -> dict[str, object]:
     if subject.near is not None:
         summary["near"] = f"Jaccard of at least {subject.near:g}"
         summary["recall at the threshold"] = statistics["recall"]
+    if statistics["sampled"]:
+        pairs, found = statistics["sampled_pairs"], statistics["sampled_found"]
+        measured = f"{found / pairs:.4f}, {found:,} of the {_number(pairs, 'pair')}" if pairs else "no pair"
+        summary["recall measured"] = f"{measured} of {statistics['sampled']:,} texts drawn at random"
     if statistics["cut_groups"]:
         summary["groups of copies not listed pair by pair"] = statistics["cut_groups"]
     if statistics["cut_buckets"]:
