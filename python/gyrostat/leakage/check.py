@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from gyrostat import _core
+from gyrostat.leakage.baseline import read_baseline
 from gyrostat.leakage.options import TextOptions
 from gyrostat.leakage.report import LeakageReport, Overlaps, Subject
 from gyrostat.leakage.splits import Column, Split, open_split
@@ -25,6 +27,7 @@ def check_leakage(
     near: float | None = 0.8,
     within: bool = False,
     exact: bool = False,
+    baseline: str | os.PathLike[str] | None = None,
     options: TextOptions | None = None,
 ) -> LeakageReport:
     """Finds rows that are in more than one split, exactly or nearly.
@@ -82,6 +85,8 @@ def check_leakage(
         near: Least similarity of near duplicates, in (0, 1]. None looks for none.
         within: Whether pairs inside one split count as well. With one split alone they always do.
         exact: Whether texts are compared so that no near duplicate is missed.
+        baseline: File of accepted pairs that :meth:`LeakageReport.save_baseline` wrote. They are
+            neither listed nor counted; the rows to keep are those without a baseline.
         options: What the tokens of texts are; see :class:`gyrostat.leakage.TextOptions`.
 
     Returns:
@@ -91,7 +96,8 @@ def check_leakage(
     Raises:
         TypeError: If a split is nothing of the above, or holds something else than it should.
         ValueError: If there is no split, a column is missing, columns differ or repeat, ``near`` is
-            out of range, or a str holds lone surrogates.
+            out of range, ``baseline`` is no such file, or a str holds lone surrogates.
+        OSError: If ``baseline`` cannot be read.
     """
     if not isinstance(splits, Mapping):
         raise TypeError(f"splits: expected a mapping by name, got {type(splits).__name__}")
@@ -101,6 +107,7 @@ def check_leakage(
         options = TextOptions()
     elif not isinstance(options, TextOptions):
         raise TypeError(f"options: expected TextOptions or None, got {type(options).__name__}")
+    accepted = [] if baseline is None else read_baseline(baseline)
     opened = [open_split(str(name), data) for name, data in splits.items()]
     labels = _side("label", label, opened)
     groups = _side("group", group, opened)
@@ -121,6 +128,7 @@ def check_leakage(
             near=near,
             within=within,
             exact=bool(exact),
+            accepted=accepted,
             examples=_EXAMPLES,
             progress=bars,
         )
@@ -134,7 +142,7 @@ def check_leakage(
         groups=_core.shared_groups(groups, _EXAMPLES) if groups is not None else [],
         times=_core.time_disorder(times) if times is not None else [],
     )
-    return LeakageReport(leaks, subject, overlaps)
+    return LeakageReport(leaks, subject, overlaps, accepted)
 
 
 def _side(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from gyrostat import _core
 from gyrostat.findings import CATALOGUE, Finding, Severity
+from gyrostat.leakage.baseline import Identity, write_baseline
 from gyrostat.leakage.clusters import Clusters
 from gyrostat.report import Report, SideBySide, Table
 
@@ -115,7 +117,14 @@ class LeakageReport(Report):
         pairs: All pairs of rows that are the same or nearly so.
     """
 
-    def __init__(self, leaks: _core.Leaks, subject: Subject, overlaps: Overlaps) -> None:
+    def __init__(
+        self,
+        leaks: _core.Leaks,
+        subject: Subject,
+        overlaps: Overlaps,
+        accepted: Sequence[Identity] = (),
+    ) -> None:
+        self._accepted = accepted
         names = list(subject.rows)
         counts = leaks.counts()
         findings = [_duplicates(leaks, count, subject) for count in counts]
@@ -136,6 +145,15 @@ class LeakageReport(Report):
     def clusters(self) -> Clusters:
         """The rows that hang together by pairs, each with its least verified similarity."""
         return Clusters(self._leaks)
+
+    def save_baseline(self, path: str | os.PathLike[str]) -> None:
+        """Accepts all pairs of this report: writes them to a file for ``check_leakage(baseline=)``.
+
+        The file holds hashes of the rows and no content. A pair is known again wherever its rows
+        stand, unless one of them changes, or its labels come to differ.
+        """
+        pairs = (self._leaks.identity(index) for index in range(len(self._leaks)))
+        write_baseline(path, [*self._accepted, *pairs])
 
     def clean_rows(self, split: str) -> NDArray[np.int64]:
         """The rows of ``split`` to keep, so that no leaked pair is left.
@@ -264,8 +282,16 @@ def _summary(leaks: _core.Leaks, subject: Subject) -> dict[str, object]:
         summary["recall at the threshold"] = statistics["recall"]
     if statistics["sampled"]:
         pairs, found = statistics["sampled_pairs"], statistics["sampled_found"]
-        measured = f"{found / pairs:.4f}, {found:,} of the {_number(pairs, 'pair')}" if pairs else "no pair"
-        summary["recall measured"] = f"{measured} of {statistics['sampled']:,} texts drawn at random"
+        measured = (
+            f"{found / pairs:.4f}, {found:,} of the {_number(pairs, 'pair')}"
+            if pairs
+            else "no pair"
+        )
+        summary["recall measured"] = (
+            f"{measured} of {statistics['sampled']:,} texts drawn at random"
+        )
+    if statistics["accepted"]:
+        summary["pairs accepted before"] = statistics["accepted"]
     if statistics["cut_groups"]:
         summary["groups of copies not listed pair by pair"] = statistics["cut_groups"]
     if statistics["cut_buckets"]:
