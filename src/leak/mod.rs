@@ -15,6 +15,7 @@ pub mod band;
 pub mod cells;
 mod clean;
 pub mod column;
+pub mod contamination;
 mod groups;
 pub mod hash;
 mod leaks;

@@ -1,6 +1,16 @@
 """Data-leakage hashing: rows of one split that are also in another, every pair verified."""
 
 from gyrostat.leakage.check import check_leakage
+from gyrostat.leakage.contamination import ContaminationReport, check_contamination
+from gyrostat.leakage.packs import BenchmarkPack
 from gyrostat.leakage.report import LeakageReport, Pair, Pairs
 
-__all__ = ["LeakageReport", "Pair", "Pairs", "check_leakage"]
+__all__ = [
+    "BenchmarkPack",
+    "ContaminationReport",
+    "LeakageReport",
+    "Pair",
+    "Pairs",
+    "check_contamination",
+    "check_leakage",
+]
