@@ -413,6 +413,7 @@ def find_leaks(
     examples: int,
     progress: Callable[[str, int, int], object],
 ) -> Leaks: ...
+
 @final
 class Benchmark:
     def __new__(cls, questions: Any, answers: Any) -> Self: ...

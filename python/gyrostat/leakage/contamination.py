@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -193,7 +193,8 @@ class Matches(Sequence[Match]):
         if isinstance(index, slice):
             return [self[i] for i in range(len(self))[index]]
         measures, place, origin, with_answer = self._found.get(range(len(self))[index])
-        return Match(*measures, *place, *(origin or (None, None)), with_answer)
+        start, end = origin or (None, None)
+        return Match(*measures, *place, start, end, with_answer)
 
     def __iter__(self) -> Iterator[Match]:
         return (self[i] for i in range(len(self)))
@@ -288,27 +289,26 @@ class ContaminationReport(Report):
 def _findings(statistics: _core._Survey, rows: int, rule: int) -> list[Finding]:
     questions = statistics["questions_by_rule"][rule]
     texts, answers = statistics["texts_by_rule"][rule], statistics["answers_alone"]
-    findings = []
-    for slug, count, message in (
-        (
-            "leakage-benchmark-question",
-            questions,
+    messages = {
+        "leakage-benchmark-question": (
             f"{questions:,} of {rows:,} questions are in the corpus "
-            f"({texts:,} of {statistics['texts']:,} texts hold some of the benchmark)",
+            f"({texts:,} of {statistics['texts']:,} texts hold some of the benchmark)"
         ),
-        (
-            "leakage-benchmark-answer",
-            answers,
-            f"the answers to {answers:,} of {rows:,} questions are in the corpus without these",
+        "leakage-benchmark-answer": (
+            f"the answers to {answers:,} of {rows:,} questions are in the corpus without these"
         ),
-    ):
-        if count:
-            evidence = {"rule": RULES[rule], "rows": count, "of": rows, "texts": texts}
-            severity = CATALOGUE[slug].severity
-            findings.append(
-                Finding(slug, severity, value=float(count), message=message, evidence=evidence)
-            )
-    return findings
+    }
+    return [
+        Finding(
+            slug,
+            CATALOGUE[slug].severity,
+            value=float(count),
+            message=messages[slug],
+            evidence={"rule": RULES[rule], "rows": count, "of": rows, "texts": texts},
+        )
+        for slug, count in zip(messages, (questions, answers), strict=True)
+        if count
+    ]
 
 
 def _summary(statistics: _core._Survey, pack: BenchmarkPack, rule: str) -> dict[str, object]:
@@ -326,9 +326,7 @@ def _summary(statistics: _core._Survey, pack: BenchmarkPack, rule: str) -> dict[
 
 
 def _rules_table(statistics: _core._Survey, rows: int) -> Table:
-    counts = zip(
-        RULES, statistics["questions_by_rule"], statistics["texts_by_rule"], strict=True
-    )
+    counts = zip(RULES, statistics["questions_by_rule"], statistics["texts_by_rule"], strict=True)
     body = [
         (rule, _MEANINGS[rule], questions, f"{questions / max(rows, 1):.2%}", texts)
         for rule, questions, texts in counts
@@ -344,7 +342,7 @@ class _Bar:
 
         self._bar = tqdm(desc="texts", disable=None, leave=False, delay=0.5)
 
-    def __enter__(self) -> _Bar:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exception: object) -> None:
