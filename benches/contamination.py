@@ -303,7 +303,7 @@ def injected(args):
         (
             about,
             table(head, rows),
-            "Documents of odd number served to choose our threshold, 0.4; those of even number did not:",
+            "Odd documents served to choose our threshold, 0.4; even ones did not:",
             table(("threshold", "half", *ways, "clean"), halves),
             "CPU seconds of one thread, on the documents as they were before:",
             table(("", "index, s", "documents, s", "MB/s"), speeds),

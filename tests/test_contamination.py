@@ -83,16 +83,19 @@ def test_an_answer_far_from_its_question_is_not_with_it():
 
 
 def test_short_questions_match_as_a_whole_and_very_short_ones_never():
-    many = [f"What is the {n} of {m}?" for n in ("size", "age") for m in "abcdefgh" for _ in "x"]
-    many += ["Who discovered radium?", "Why?", "", None, "Was it?"]
-    report = check_contamination(
-        many, ["So who discovered radium, then?", "Who discovered pure radium? Why? Was it?"]
-    )
-    assert pairs(report) == {(0, 16)}
-    rows = table(report.questions)
-    assert [row["checkable"] for row in rows[16:]] == [True, False, False, False, False]
-    assert rows[16]["texts"] == 1
-    assert [row["words"] for row in rows[17:]] == [1, 0, 0, 2]
+    many = ["Who discovered radium?", "Why?", "", None, "Was it?"]
+    many += [f"What is the size of n{i}?" for i in range(5_000)]
+    texts = ["So who discovered radium, then?", "Who discovered pure radium? Why? Was it?"]
+    report = check_contamination(many, texts)
+    assert pairs(report) == {(0, 0)}
+    rows = table(report.questions)[:5]
+    assert [row["checkable"] for row in rows] == [True, False, False, False, False]
+    assert [row["texts"] for row in rows] == [1, 0, 0, 0, 0]
+    assert [row["words"] for row in rows] == [3, 1, 0, 0, 2]
+    # Among four questions three words say too little to tell.
+    few = check_contamination(many[:5], texts)
+    assert len(few.matches) == 0
+    assert few.summary["questions too short or too common to tell"] == 3
 
 
 def test_what_questions_have_in_common_is_no_contamination():
@@ -212,7 +215,7 @@ def test_gsm8k_mixture_is_taken_apart(shared):
 
 def test_rephrased_and_translated_questions_of_mmlu_are_mostly_beyond_reach(shared):
     folder = shared / "data/text_mmlu"
-    test = [row["text"] for row in read(folder / "sociology_test.jsonl.gz")]
+    test = [row["question"] for row in read(folder / "sociology_test.jsonl.gz")]
     for name, most in (("rephrased_en", 0.2), ("translated_zh", 0.0)):
         other = [row["text"] for row in read(folder / f"sociology_{name}.jsonl.gz")]
         report = check_contamination(test, other)

@@ -12,9 +12,9 @@ from gyrostat import _core
 from gyrostat.findings import CATALOGUE, Finding
 from gyrostat.leakage.packs import (
     BenchmarkPack,
-    answers_of,
     column_of,
     open_side,
+    read_benchmark,
     renamed,
 )
 from gyrostat.report import Report, Table
@@ -116,14 +116,7 @@ def check_contamination(
             raise ValueError("benchmark: expected no question or answer beside a pack, got one")
         pack = benchmark
     else:
-        opened = open_side("benchmark", benchmark)
-        try:
-            index = _core.Benchmark(
-                column_of("question", opened, question), answers_of(opened, answer)
-            )
-        except (TypeError, ValueError) as error:
-            raise type(error)(renamed(error, "benchmark")) from None
-        pack = BenchmarkPack(index, "")
+        pack = BenchmarkPack(read_benchmark(benchmark, question, answer), "")
     found = _core.Contamination(pack.benchmark, RULES.index(rule), threshold)
     parts = corpus if isinstance(corpus, Iterator) else iter([corpus])
     with _Bar() as bar:

@@ -10,7 +10,7 @@ from typing import Any, Self
 from gyrostat import _core
 from gyrostat.leakage.splits import Column, Split, open_split
 
-__all__ = ["BenchmarkPack", "column_of", "open_side"]
+__all__ = ["BenchmarkPack", "column_of", "open_side", "read_benchmark", "renamed"]
 
 
 class BenchmarkPack:
@@ -57,9 +57,7 @@ class BenchmarkPack:
             TypeError: If ``benchmark`` is nothing that holds text.
             ValueError: If a column is missing, or there is not one id a row.
         """
-        opened = open_side("benchmark", benchmark)
-        questions = column_of("question", opened, question)
-        index = _core.Benchmark(questions, answers_of(opened, answer))
+        index = read_benchmark(benchmark, question, answer)
         names = [] if ids is None else [str(one) for one in ids]
         # Through the bytes of the file, so that a pack says the same before it is saved and after.
         return cls(*_core.Benchmark.unpack(index.pack(name, names)))
@@ -128,10 +126,23 @@ def column_of(parameter: str, side: Split, name: str | None) -> Column:
     )
 
 
-def answers_of(side: Split, answer: str | Sequence[str | None] | None) -> Column | None:
-    """The answers to the questions of ``side``: a column, or texts of their own."""
-    if answer is None or isinstance(answer, str):
-        return None if answer is None else column_of("answer", side, answer)
+def read_benchmark(
+    data: Any, question: str | None, answer: str | Sequence[str | None] | None
+) -> _core.Benchmark:
+    """The questions and answers of ``data``, read by the core."""
+    side = open_side("benchmark", data)
+    questions = column_of("question", side, question)
+    answers = None if answer is None else _answers(side, answer)
+    try:
+        return _core.Benchmark(questions, answers)
+    except (TypeError, ValueError) as error:
+        parameter = "answer" if "the answers" in str(error) else "benchmark"
+        raise type(error)(renamed(error, parameter)) from None
+
+
+def _answers(side: Split, answer: str | Sequence[str | None]) -> Column:
+    if isinstance(answer, str):
+        return column_of("answer", side, answer)
     own = open_side("answer", answer)
     if not own.is_text:
         raise TypeError("answer: expected the name of a column or texts, got something else")
