@@ -11,7 +11,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format bench bench-tensors bench-spikes bench-gym bench-kill \
-	bench-observe bench-ranks clean
+	bench-observe bench-ranks bench-contamination clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
@@ -63,6 +63,10 @@ bench-kill: $(filter .tools/%,$(UV)) ## a small run killed at 100 random moments
 
 bench-observe: $(filter .tools/%,$(UV)) ## what a guard that only observes costs of a step
 	$(UV) run --extra torch python benches/observe.py
+
+bench-contamination: $(filter .tools/%,$(UV)) ## questions hidden in documents: EVALS=bundled-evals of allenai/decon
+	$(UV) run --extra pyarrow python benches/contamination.py --write --evals "$(EVALS)" \
+		--decon "$(UV) run --no-project --python 3.12 --with decontaminate python"
 
 clean: ## remove what was built
 	cargo clean

@@ -1,12 +1,14 @@
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, TypedDict, final, type_check_only
+from typing import Any, ClassVar, Self, TypeAlias, TypedDict, final, type_check_only
 
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
     "ArrowColumn",
+    "Benchmark",
     "Blocks",
+    "Contamination",
     "Leaks",
     "Records",
     "SpikeDetector",
@@ -425,6 +427,46 @@ def find_leaks(
     examples: int,
     progress: Callable[[str, int, int], object],
 ) -> Leaks: ...
+
+@final
+class Benchmark:
+    def __new__(cls, questions: Any, answers: Any) -> Self: ...
+    @staticmethod
+    def unpack(data: bytes) -> tuple[Benchmark, str, list[str]]: ...
+    def pack(self, name: str, ids: Sequence[str]) -> bytes: ...
+    def __len__(self) -> int: ...
+
+@type_check_only
+class _Survey(TypedDict):
+    texts: int
+    missing: int
+    bytes: int
+    texts_by_rule: list[int]
+    questions_by_rule: list[int]
+    uncheckable: int
+    answers_alone: int
+
+@final
+class Contamination:
+    RULES: ClassVar[list[str]]
+    def __new__(cls, benchmark: Benchmark, deciding: int, threshold: float) -> Self: ...
+    def read(self, texts: Any, progress: Callable[[int], object]) -> None: ...
+    def __len__(self) -> int: ...
+    def get(
+        self, index: int
+    ) -> tuple[
+        tuple[int, int, str, float, float, int, int, int],
+        tuple[int, int],
+        tuple[int, int] | None,
+        bool | None,
+    ]: ...
+    def shown(self, index: int) -> str: ...
+    def statistics(self) -> _Survey: ...
+    def clean_texts(self) -> NDArray[np.int64]: ...
+    def clean_rows(self) -> NDArray[np.int64]: ...
+    def matches(self) -> object: ...
+    def rows(self) -> object: ...
+
 def shared_groups(
     groups: Sequence[Any], examples: int
 ) -> list[tuple[int, int, int, int, int, list[str]]]: ...

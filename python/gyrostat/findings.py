@@ -174,6 +174,19 @@ CATALOGUE: Mapping[str, Code] = _catalogue(
         "Split by time: train on the past, test on the future.",
     ),
     Code(
+        "leakage-benchmark-question",
+        Severity.CRITICAL,
+        "questions of a benchmark are in the training texts",
+        "Drop the texts, report.clean_rows('corpus'), or report the score without the questions, "
+        "report.clean_rows('benchmark').",
+    ),
+    Code(
+        "leakage-benchmark-answer",
+        Severity.WARNING,
+        "answers of a benchmark are in the training texts without their questions",
+        "Look at the matches of the part 'answer'; drop the texts if they give the answers away.",
+    ),
+    Code(
         "loss-plateau",
         Severity.INFO,
         "the second half of the run has brought the loss nothing",

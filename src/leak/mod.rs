@@ -17,6 +17,7 @@ mod clean;
 pub mod clusters;
 mod code;
 pub mod column;
+pub mod contamination;
 mod groups;
 pub mod hash;
 mod isa;

@@ -3,6 +3,7 @@
 mod arrow;
 mod clip;
 mod column;
+mod contamination;
 mod curve;
 mod dlpack;
 mod intake;
@@ -49,6 +50,8 @@ mod _core {
     use super::build_info;
     #[pymodule_export]
     use super::clip::clip;
+    #[pymodule_export]
+    use super::contamination::{Benchmark, Contamination};
     #[pymodule_export]
     use super::curve::{Blocks, Window, trend};
     #[pymodule_export]
