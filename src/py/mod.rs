@@ -2,6 +2,7 @@
 
 mod arrow;
 mod clip;
+mod codes;
 mod column;
 mod curve;
 mod dlpack;
@@ -49,6 +50,10 @@ mod _core {
     use super::build_info;
     #[pymodule_export]
     use super::clip::clip;
+    #[pymodule_export]
+    use super::codes::{
+        ColumnCodes, clusters, column_codes, entity_candidates, entity_levels, random_pairs,
+    };
     #[pymodule_export]
     use super::curve::{Blocks, Window, trend};
     #[pymodule_export]
