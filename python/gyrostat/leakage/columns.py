@@ -345,7 +345,10 @@ def _targets(columns: Sequence[Coded], label: Coded) -> Iterator[Finding]:
     for column in columns:
         if _copy(column, label):
             message = f"'{column.name}' is the label under another name: one value for each"
-            yield _finding("leakage-target", message, 1.0, {"column": column.name, "kind": "copy"})
+            evidence = {"column": column.name, "kind": "copy"}
+            yield Finding(
+                "leakage-target", Severity.CRITICAL, value=1.0, message=message, evidence=evidence
+            )
             continue
         told = _filled(column, part, classes, fold)
         yield from told

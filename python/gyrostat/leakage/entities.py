@@ -236,7 +236,7 @@ def find_entities(
     and nothing is random: equal data, equal pairs.
 
     Pairs are candidates if they share a value or a word, or hold values one edit apart in the same
-    field. Values that too many rows share (10,000 pairs, fewer for large data) are passed over
+    field. Values that too many rows share (2,500 pairs, fewer in large data) are passed over
     unless two of them are shared, so the work stays linear in the rows.
 
     Args:
