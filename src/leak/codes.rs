@@ -59,7 +59,7 @@ pub struct Codes {
 impl Codes {
     /// Codes the cells by their exact or by their normalised values (see [`cells`]).
     pub fn new(splits: &[&dyn Column], normalised: bool) -> Self {
-        let rows = splits.iter().map(|column| column.len()).sum();
+        let rows = splits.iter().map(Column::len).sum();
         let mut codes = Vec::with_capacity(rows);
         let mut values = Vec::with_capacity(rows);
         let (mut first, mut words) = (Vec::new(), 0);
@@ -71,8 +71,6 @@ impl Codes {
             for row in 0..column.len() {
                 let cell = column.cell(row);
                 let value = match cell {
-                    Cell::Missing => f64::NAN,
-                    Cell::Float(v) if v.is_nan() => v,
                     Cell::Int(v) => v as f64,
                     Cell::Float(v) => v,
                     Cell::Instant(v) => v as f64 / 1e9,
@@ -135,7 +133,7 @@ impl Codes {
 
     /// Each code as people read it, in normal form, given the columns that it was made from.
     pub fn texts(&self, splits: &[&dyn Column]) -> Vec<String> {
-        let ends = ends_of(splits.iter().map(|column| column.len()));
+        let ends = ends_of(splits.iter().map(Column::len));
         let text = |&row: &usize| {
             let (split, row) = locate(&ends, row);
             cells::show_normalised(splits[split].cell(row))

@@ -102,6 +102,7 @@ pub fn levels(fields: &[Field], pairs: &[(u32, u32)]) -> Vec<u8> {
         let pairs = &pairs[task * TASK..pairs.len().min((task + 1) * TASK)];
         let mut out = Vec::with_capacity(pairs.len() * fields.len());
         for &(a, b) in pairs {
+            let start = out.len();
             out.extend(fields.iter().zip(&plain).map(|(field, plain)| {
                 let (a, b) = (field.codes[a as usize], field.codes[b as usize]);
                 match (a, b) {
@@ -110,15 +111,36 @@ pub fn levels(fields: &[Field], pairs: &[(u32, u32)]) -> Vec<u8> {
                     _ => plain[a as usize].level(&plain[b as usize]),
                 }
             }));
+            let value = |field: usize, record: u32| {
+                plain[field][fields[field].codes[record as usize] as usize].identity
+            };
+            mend_swaps(&mut out[start..], |i, j| {
+                value(i, a) == value(j, b) && value(j, a) == value(i, b)
+            });
         }
         out
     });
     parts.concat()
 }
 
+/// Two fields that differ, but hold each other's values, such as first and last name, are close.
+fn mend_swaps(levels: &mut [u8], swapped: impl Fn(usize, usize) -> bool) {
+    for i in 0..levels.len() {
+        for j in i + 1..levels.len() {
+            let differ = |level: u8| level == 1 || level == 2;
+            if differ(levels[i]) && differ(levels[j]) && swapped(i, j) {
+                levels[i] = 3;
+                levels[j] = 3;
+            }
+        }
+    }
+}
+
 /// A value as it is compared.
 struct Plain {
     text: String,
+    /// Equal for equal texts, whatever the field.
+    identity: u64,
     /// The words in alphabetical order, if there are more than one.
     sorted: Option<String>,
     /// Whether this is a number, date or code: mostly digits.
@@ -146,7 +168,8 @@ impl Plain {
             let kind = &mut bag[character as usize % BAG];
             *kind = kind.saturating_add(1);
         }
-        Self { text: text.clone(), sorted, digits, length, bag }
+        let identity = hash::word(text.as_bytes());
+        Self { text: text.clone(), identity, sorted, digits, length, bag }
     }
 
     fn sorted(&self) -> &str {
@@ -366,7 +389,7 @@ mod tests {
         let last = field(&[Some("berg"), Some("anna"), Some("lindqvist"), Some("lindkvist")]);
         let found = candidates(&[first.clone(), last.clone()]);
         assert_eq!(found.pairs, [(0, 1), (2, 3)]);
-        assert_eq!(levels(&[first, last], &found.pairs), [1, 1, 0, 3]);
+        assert_eq!(levels(&[first, last], &found.pairs), [3, 3, 0, 3]);
     }
 
     #[test]

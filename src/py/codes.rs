@@ -106,10 +106,10 @@ fn from_array(left: &PyReadonlyArray1<'_, u32>, right: &PyReadonlyArray1<'_, u32
 
 /// Pairs of records that may be of one entity, shape (n, 2); the largest block; blocks left out.
 #[pyfunction]
-pub(super) fn entity_candidates<'py>(
-    py: Python<'py>,
+pub(super) fn entity_candidates(
+    py: Python<'_>,
     columns: Vec<Py<ColumnCodes>>,
-) -> PyResult<(PairArray<'py>, usize, usize)> {
+) -> PyResult<(PairArray<'_>, usize, usize)> {
     let fields = fields(py, &columns)?;
     let found = py.detach(|| entities::candidates(&fields));
     Ok((to_array(py, found.pairs)?, found.block, found.cut))

@@ -225,8 +225,8 @@ def find_entities(
 
     Names, addresses, dates and numbers are compared in normal form (case, white space): as the
     same, close, similar or different, by the Jaro-Winkler similarity of text (0.92 and 0.8, words
-    in any order) and by the edits between numbers, dates and codes (one, two). A missing field says
-    nothing.
+    in any order) and by the edits between numbers, dates and codes (one, two). Two fields that hold
+    each other's values are close. A missing field says nothing.
 
     The score is that of Fellegi and Sunter, "A theory for record linkage" (1969): how much likelier
     this agreement is among records of one entity than among others, field by field. What is usual
