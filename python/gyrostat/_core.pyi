@@ -15,9 +15,9 @@ __all__ = [
     "Window",
     "build_info",
     "clip",
-    "clusters",
     "column_codes",
     "compare_all",
+    "connected",
     "entity_candidates",
     "entity_levels",
     "find_leaks",
@@ -393,6 +393,9 @@ class _Statistics(TypedDict):
     distinct: int
     bands: int
     recall: float | None
+    sampled: int
+    sampled_pairs: int
+    sampled_found: int
     compared: int
     cut_buckets: int
     cut_groups: int
@@ -407,16 +410,24 @@ class Leaks:
         self,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]: ...
     def statistics(self) -> _Statistics: ...
+    def clusters(self) -> Clusters: ...
     def kept(self, index: int) -> NDArray[np.int64]: ...
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
+
+@final
+class Clusters:
+    def __len__(self) -> int: ...
+    def cluster(self, index: int) -> tuple[list[tuple[str, int]], int, float]: ...
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
 
 def find_leaks(
     splits: Sequence[tuple[str, Sequence[tuple[str, Any]]]],
     *,
-    text: bool,
+    text: tuple[str, int, bool, bool] | None,
     labels: Sequence[Any] | None,
     near: float | None,
     within: bool,
+    exact: bool,
     examples: int,
     progress: Callable[[str, int, int], object],
     grids: Sequence[float | None] = [],
@@ -452,4 +463,4 @@ def entity_levels(
     columns: Sequence[ColumnCodes], left: NDArray[np.uint32], right: NDArray[np.uint32]
 ) -> NDArray[np.uint8]: ...
 def random_pairs(records: int, draws: int) -> NDArray[np.uint32]: ...
-def clusters(n: int, left: NDArray[np.uint32], right: NDArray[np.uint32]) -> NDArray[np.uint32]: ...
+def connected(n: int, left: NDArray[np.uint32], right: NDArray[np.uint32]) -> NDArray[np.uint32]: ...

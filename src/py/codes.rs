@@ -146,7 +146,7 @@ pub(super) fn random_pairs(
 
 /// By thing, the first member of its cluster.
 #[pyfunction]
-pub(super) fn clusters<'py>(
+pub(super) fn connected<'py>(
     py: Python<'py>,
     n: usize,
     left: PyReadonlyArray1<'_, u32>,

@@ -52,7 +52,7 @@ mod _core {
     use super::clip::clip;
     #[pymodule_export]
     use super::codes::{
-        ColumnCodes, clusters, column_codes, entity_candidates, entity_levels, random_pairs,
+        ColumnCodes, column_codes, connected, entity_candidates, entity_levels, random_pairs,
     };
     #[pymodule_export]
     use super::curve::{Blocks, Window, trend};

@@ -1,12 +1,16 @@
 """Data-leakage hashing: rows of one split that are also in another, every pair verified."""
 
 from gyrostat.leakage.check import check_leakage, resplit
+from gyrostat.leakage.clusters import Cluster, Clusters
 from gyrostat.leakage.entities import EntityPair, EntityPairs, EntityReport, find_entities
 from gyrostat.leakage.fixer import Resplit
 from gyrostat.leakage.impact import Impact, Interval
+from gyrostat.leakage.options import TextOptions
 from gyrostat.leakage.report import LeakageReport, Pair, Pairs
 
 __all__ = [
+    "Cluster",
+    "Clusters",
     "EntityPair",
     "EntityPairs",
     "EntityReport",
@@ -16,6 +20,7 @@ __all__ = [
     "Pair",
     "Pairs",
     "Resplit",
+    "TextOptions",
     "check_leakage",
     "find_entities",
     "resplit",

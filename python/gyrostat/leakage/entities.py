@@ -125,7 +125,7 @@ class EntityReport(Report):
         )
         self._rows = rows
         self._links = (linked.left, linked.right)
-        self._clusters = _core.clusters(rows.rows, linked.left, linked.right).astype(np.int64)
+        self._clusters = _core.connected(rows.rows, linked.left, linked.right).astype(np.int64)
         names = ", ".join(rows.names)
         sizes = np.bincount(self._clusters)
         super().__init__(

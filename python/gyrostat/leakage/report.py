@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -12,11 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 from gyrostat import _core
 from gyrostat.findings import CATALOGUE, Finding, Severity
 from gyrostat.leakage.beyond import Beyond, Explained
+from gyrostat.leakage.clusters import Clusters
 from gyrostat.leakage.fixer import Resplit, assign
 from gyrostat.leakage.impact import Impact, Metric, measure
 from gyrostat.leakage.predictive import named_classes
 from gyrostat.leakage.progress import Bars
-from gyrostat.report import Report, Table
+from gyrostat.report import Report, SideBySide, Table
 
 __all__ = ["LeakageReport", "Overlaps", "Pair", "Pairs", "Subject"]
 
@@ -141,13 +143,18 @@ class LeakageReport(Report):
             "Leakage between " + ", ".join(names) if len(names) > 1 else f"Copies in {names[0]}",
             sorted(findings, key=lambda finding: -finding.severity.rank),
             summary=_summary(leaks, subject),
-            sections=[_counts_table(counts), _examples_table(leaks, counts)] if counts else [],
+            sections=[_counts_table(counts), _side_by_side(leaks, counts)] if counts else [],
         )
         self.pairs = Pairs(leaks)
         self._leaks = leaks
         self._names = names
         self._subject = subject
         self._beyond = beyond
+
+    @cached_property
+    def clusters(self) -> Clusters:
+        """The rows that hang together by pairs, each with its least verified similarity."""
+        return Clusters(self._leaks)
 
     def clean_rows(self, split: str) -> NDArray[np.int64]:
         """The rows of ``split`` to keep, so that no leaked pair is left.
@@ -212,7 +219,7 @@ class LeakageReport(Report):
                 y_pred,
                 split=split,
                 leaked=leaked[part],
-                clusters=_core.clusters(len(leaked), left, right)[part].astype(np.int64),
+                clusters=_core.connected(len(leaked), left, right)[part].astype(np.int64),
                 confidence=confidence,
                 resamples=resamples,
                 seed=seed,
@@ -258,7 +265,7 @@ class LeakageReport(Report):
         return assign(
             np.repeat(np.arange(len(self._names)), np.diff(starts)),
             self._names,
-            _core.clusters(n, left, right).astype(np.int64),
+            _core.connected(n, left, right).astype(np.int64),
             named_classes(self._beyond.label),
             sizes,
             seed=seed,
@@ -422,6 +429,10 @@ def _summary(leaks: _core.Leaks, subject: Subject) -> dict[str, object]:
     if subject.near is not None:
         summary["near"] = f"Jaccard of at least {subject.near:g}"
         summary["recall at the threshold"] = statistics["recall"]
+    if statistics["sampled"]:
+        pairs, found = statistics["sampled_pairs"], statistics["sampled_found"]
+        measured = f"{found / pairs:.4f}, {found:,} of the {_number(pairs, 'pair')}" if pairs else "no pair"
+        summary["recall measured"] = f"{measured} of {statistics['sampled']:,} texts drawn at random"
     if statistics["cut_groups"]:
         summary["groups of copies not listed pair by pair"] = statistics["cut_groups"]
     if statistics["cut_buckets"]:
@@ -435,15 +446,17 @@ def _counts_table(counts: Sequence[Any]) -> Table:
     return Table("Pairs", head, [[count[column] for column in columns] for count in counts])
 
 
-def _examples_table(leaks: _core.Leaks, counts: Sequence[Any]) -> Table:
-    head = ("kind", "similarity", "left", "", "right", "")
-    rows = []
+def _side_by_side(leaks: _core.Leaks, counts: Sequence[Any]) -> SideBySide:
+    pairs = []
     for count in counts:
         for index in count["first"]:
             pair, (left, right) = Pair._make(leaks.pair(index)), leaks.shown(index)
-            where = f"{pair.left_split} {pair.left_row}", f"{pair.right_split} {pair.right_row}"
-            rows.append((pair.kind, f"{pair.similarity:.3f}", where[0], left, where[1], right))
-    return Table("Examples", head, rows)
+            heading = f"{pair.kind}, {pair.similarity:.3f}"
+            if pair.label_conflict:
+                heading += ", labels differ"
+            names = f"{pair.left_split} {pair.left_row}", f"{pair.right_split} {pair.right_row}"
+            pairs.append((heading, names[0], left, names[1], right))
+    return SideBySide("Examples", pairs)
 
 
 def _example(leaks: _core.Leaks, index: int) -> dict[str, object]:
