@@ -44,9 +44,9 @@ impl Holds {
 pub struct Codes {
     /// What the cells are.
     pub holds: Holds,
-    /// By row: the number of its cell by first appearance, or [`MISSING`].
+    /// By row that was read: the number of its cell by first appearance, or [`MISSING`].
     pub codes: Vec<i64>,
-    /// The row in which each code appears first.
+    /// The row in which each code appears first, counted over all rows.
     pub first: Vec<usize>,
     /// Numbers as they are, instants in seconds since 1970, missing cells NaN; empty for the rest.
     pub values: Vec<f64>,
@@ -57,9 +57,10 @@ pub struct Codes {
 }
 
 impl Codes {
-    /// Codes the cells by their exact or by their normalised values (see [`cells`]).
-    pub fn new(splits: &[&dyn Column], normalised: bool) -> Self {
-        let rows = splits.iter().map(Column::len).sum();
+    /// Codes the cells by their exact or by their normalised values (see [`cells`]), of at most so
+    /// many rows of each split, evenly spread.
+    pub fn new(splits: &[&dyn Column], normalised: bool, most: usize) -> Self {
+        let rows = splits.iter().map(|column| column.len().min(most)).sum();
         let mut codes = Vec::with_capacity(rows);
         let mut values = Vec::with_capacity(rows);
         let (mut first, mut words) = (Vec::new(), 0);
@@ -67,8 +68,9 @@ impl Codes {
         let mut whole = true;
         let mut known: HashedMap<u128, i64> = HashedMap::default();
         let mut bytes = Vec::new();
+        let mut start = 0;
         for column in splits {
-            for row in 0..column.len() {
+            for row in spread(column.len(), most) {
                 let cell = column.cell(row);
                 let value = match cell {
                     Cell::Int(v) => v as f64,
@@ -107,7 +109,7 @@ impl Codes {
                 codes.push(match known.entry(hash::content(&bytes)) {
                     Entry::Occupied(known) => *known.get(),
                     Entry::Vacant(new) => {
-                        first.push(codes.len());
+                        first.push(start + row);
                         if let Cell::Text(text) = cell {
                             words += text.split_whitespace().count();
                         }
@@ -115,6 +117,7 @@ impl Codes {
                     }
                 });
             }
+            start += column.len();
         }
         let holds = match (numbers, instants, texts, others) {
             (0, 0, 0, 0) => Holds::Nothing,
@@ -142,6 +145,13 @@ impl Codes {
     }
 }
 
+/// At most so many of `n` rows, evenly spread from the first to the last.
+fn spread(n: usize, most: usize) -> impl Iterator<Item = usize> {
+    let count = n.min(most);
+    (0..count)
+        .map(move |i| if count < n { (i as u128 * n as u128 / count as u128) as usize } else { i })
+}
+
 fn missing(cell: Cell<'_>) -> bool {
     matches!(cell, Cell::Missing) || matches!(cell, Cell::Float(v) if v.is_nan())
 }
@@ -156,10 +166,10 @@ mod tests {
     fn equal_cells_have_equal_codes_over_splits() {
         let a: Vec<Option<&str>> = vec![Some("Ann Lee"), None, Some("bob")];
         let b: Vec<Option<&str>> = vec![Some(" ann  lee")];
-        let codes = Codes::new(&[&a, &b], true);
+        let codes = Codes::new(&[&a, &b], true, 9);
         assert_eq!((codes.holds, &codes.codes[..]), (Holds::Text, &[0, MISSING, 1, 0][..]));
         assert_eq!(codes.texts(&[&a, &b]), ["ann lee", "bob"]);
-        assert_eq!(Codes::new(&[&a, &b], false).codes, [0, MISSING, 1, 2]);
+        assert_eq!(Codes::new(&[&a, &b], false, 9).codes, [0, MISSING, 1, 2]);
         assert_eq!(codes.words, 1.5);
         assert!(codes.values.is_empty());
     }
@@ -167,13 +177,25 @@ mod tests {
     #[test]
     fn dates_as_text_are_instants_and_words_are_not() {
         let dates: Vec<Option<&str>> = vec![Some("1970-01-02"), None];
-        let codes = Codes::new(&[&dates], false);
+        let codes = Codes::new(&[&dates], false, 9);
         assert_eq!((codes.holds, codes.values[0]), (Holds::Instants, 86_400.0));
         assert!(codes.values[1].is_nan());
         let mixed: Vec<Option<&str>> = vec![Some("1970-01-02"), Some("soon"), Some("1970-01-02")];
-        assert_eq!(Codes::new(&[&mixed], false).holds, Holds::Text);
+        assert_eq!(Codes::new(&[&mixed], false, 9).holds, Holds::Text);
         let nothing: Vec<Option<&str>> = vec![None];
-        assert_eq!(Codes::new(&[&nothing], false).holds, Holds::Nothing);
+        assert_eq!(Codes::new(&[&nothing], false, 9).holds, Holds::Nothing);
+    }
+
+    #[test]
+    fn rows_of_a_sample_are_evenly_spread() {
+        let a: Vec<Option<&str>> = vec![Some("a"), Some("b"), Some("c"), Some("d")];
+        let b: Vec<Option<&str>> = vec![Some("e"), Some("c")];
+        let codes = Codes::new(&[&a, &b], false, 2);
+        assert_eq!(codes.codes, [0, 1, 2, 1]);
+        assert_eq!(
+            (&codes.first[..], codes.texts(&[&a, &b])),
+            (&[0, 2, 4][..], ["a", "c", "e"].map(String::from).to_vec())
+        );
     }
 
     proptest! {
@@ -181,7 +203,7 @@ mod tests {
         fn codes_are_equal_where_numbers_are(numbers in prop::collection::vec(-3_i8..3, 0..40)) {
             let floats = ndarray::Array1::from_iter(numbers.iter().map(|&v| f64::from(v) / 2.0));
             let column = Strided::new(floats.view(), "float", Cell::Float);
-            let codes = Codes::new(&[&column], false);
+            let codes = Codes::new(&[&column], false, 99);
             for (i, a) in numbers.iter().enumerate() {
                 prop_assert_eq!(codes.values[i], f64::from(*a) / 2.0);
                 for (j, b) in numbers.iter().enumerate() {

@@ -46,12 +46,13 @@ impl ColumnCodes {
     }
 }
 
-/// Codes of columns, each given split by split.
+/// Codes of columns, each given split by split, in at most so many rows of each split.
 #[pyfunction]
 pub(super) fn column_codes(
     py: Python<'_>,
     columns: Vec<(String, Vec<Bound<'_, PyAny>>)>,
     normalised: bool,
+    most: usize,
 ) -> PyResult<Vec<ColumnCodes>> {
     let held: Vec<Vec<Box<dyn Held + '_>>> = columns
         .iter()
@@ -62,10 +63,11 @@ pub(super) fn column_codes(
     let borrowed: Vec<Vec<Box<dyn Column + '_>>> =
         held.iter().map(|splits| splits.iter().map(|held| held.column()).collect()).collect();
     let coded: Vec<(Codes, Vec<String>)> = py.detach(|| {
-        let rows: usize = borrowed.first().map_or(0, |c| c.iter().map(|split| split.len()).sum());
+        let rows: usize =
+            borrowed.first().map_or(0, |c| c.iter().map(|split| split.len().min(most)).sum());
         parallel::map_indexed(borrowed.len(), borrowed.len().saturating_mul(rows << 6), |i| {
             let splits: Vec<&dyn Column> = borrowed[i].iter().map(AsRef::as_ref).collect();
-            let codes = Codes::new(&splits, normalised);
+            let codes = Codes::new(&splits, normalised, most);
             let texts = codes.texts(&splits);
             (codes, texts)
         })

@@ -17,6 +17,7 @@ from gyrostat.leakage.splits import Column, Split
 __all__ = ["Beyond", "chances", "check_beyond"]
 
 _CHANCE_ROWS = 50_000
+_CELLS = 20_000_000  # at 16 bytes each
 
 Explained = Mapping[tuple[str, str, str], tuple[bool, float]]
 """By left split, right split and kind: whether chance explains the pairs, and how many it gives."""
@@ -28,6 +29,7 @@ class Beyond:
 
     Attributes:
         findings: Of the columns.
+        searched: Rows of each split that columns were searched in, if not all.
         chance: How many copies chance gives.
         entities: Records of one entity, if they were looked for.
         label: Labels of all rows.
@@ -35,6 +37,7 @@ class Beyond:
     """
 
     findings: Sequence[Finding] = ()
+    searched: int | None = None
     chance: Explained = field(default_factory=dict)
     entities: EntityReport | None = None
     label: Coded | None = None
@@ -50,8 +53,8 @@ def check_beyond(
     label_name: str | None,
     time: str | None,
     groups: Collection[str],
-) -> list[Finding]:
-    """The findings of the columns of tables.
+) -> tuple[list[Finding], int | None]:
+    """The findings of the columns of tables, and the rows searched of each split if not all.
 
     Args:
         splits: The data.
@@ -64,15 +67,18 @@ def check_beyond(
     """
     shared = [name for name in splits[0].columns if all(name in s.columns for s in splits)]
     names = [name for name in shared if name not in skipped and name != label_name and name]
-    rows = readable(splits, names, normalised=False)
-    labels = code_column("label", label, normalised=False) if label is not None else None
+    most = max(1000, _CELLS // max(1, len(names) * len(splits)))
+    rows = readable(splits, names, normalised=False, most=most)
+    labels = None
+    if label is not None:
+        labels = code_column("label", label, normalised=False, most=most)
     found = check_columns(rows, Roles(labels, time, groups))
     found += check_preprocessing(rows, labels)
     if compared:
-        normal = readable(splits, compared, normalised=True)
+        normal = readable(splits, compared, normalised=True, most=most)
         if len(normal.columns) == len(compared):
             found += copies_but_for(normal, compared, labels)
-    return found
+    return found, most if any(split.rows > most for split in splits) else None
 
 
 def chances(
@@ -84,11 +90,11 @@ def chances(
     """How many of the pairs that were counted chance explains."""
     if len(compared) < 2 or not counts:
         return {}
-    rows = readable(splits, compared, normalised=True)
+    most = min(_CHANCE_ROWS, max(1000, _CELLS // (len(compared) * len(splits))))
+    rows = readable(splits, compared, normalised=True, most=most)
     if len(rows.columns) < len(compared):
         return {}
-    sizes = [split.rows for split in splits]
-    chance = Chance(rows.thinned(_CHANCE_ROWS), compared, sizes)
+    chance = Chance(rows, compared, [split.rows for split in splits])
     d = len(compared)
     # Jaccard similarity of `near` means so many equal cells.
     cells = math.ceil(2 * d * near / (1 + near) - 1e-9) if near is not None else d

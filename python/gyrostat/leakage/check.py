@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gyrostat import _core
+from gyrostat.findings import Finding
 from gyrostat.leakage.beyond import Beyond, chances, check_beyond
 from gyrostat.leakage.coded import code_column
 from gyrostat.leakage.entities import link
@@ -152,8 +153,10 @@ def check_leakage(
             progress=bars,
             grids=_grids(grid, compared),
         )
-        beyond = Beyond(
-            findings=check_beyond(
+        found: list[Finding] = []
+        searched: int | None = None
+        if columns and not bare:
+            found, searched = check_beyond(
                 opened,
                 compared=compared,
                 skipped={*ignore, *([text] if text is not None else [])},
@@ -162,8 +165,9 @@ def check_leakage(
                 time=time if isinstance(time, str) else None,
                 groups={*fields, *([group] if isinstance(group, str) else [])},
             )
-            if columns and not bare
-            else (),
+        beyond = Beyond(
+            findings=found,
+            searched=searched,
             chance=chances(opened, compared, near, leaks.counts()),
             entities=link(opened, fields, labels, within=within) if fields else None,
             label=code_column("label", labels, normalised=False) if labels is not None else None,

@@ -14,6 +14,9 @@ from gyrostat.leakage.splits import Column, Split
 
 __all__ = ["Coded", "Stack", "code_column", "readable", "stack"]
 
+ALL = 2**62
+"""More rows than there can be."""
+
 
 class Coded:
     """One column of all splits, one after the other.
@@ -31,9 +34,7 @@ class Coded:
         distinct: Number of distinct values.
     """
 
-    def __init__(
-        self, name: str, core: _core.ColumnCodes, rows: NDArray[np.int64] | None = None
-    ) -> None:
+    def __init__(self, name: str, core: _core.ColumnCodes) -> None:
         self.name = name
         self.core = core
         self.holds = core.holds
@@ -42,9 +43,6 @@ class Coded:
         self.codes = core.codes
         self.values = core.values
         self.distinct = len(core)
-        if rows is not None:
-            self.codes = self.codes[rows]
-            self.values = self.values[rows] if len(self.values) else self.values
 
     @cached_property
     def missing(self) -> NDArray[np.bool_]:
@@ -63,7 +61,7 @@ class Coded:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """The rows of all splits, one split after the other.
+    """The rows of all splits, one split after the other, or a sample of them.
 
     Attributes:
         names: Names of the splits.
@@ -89,21 +87,10 @@ class Stack:
         """The rows of one split."""
         return slice(int(self.starts[index]), int(self.starts[index + 1]))
 
-    def thinned(self, most: int) -> Stack:
-        """At most so many rows of each split, evenly spread."""
-        sizes = np.minimum(np.diff(self.starts), most)
-        if (sizes == np.diff(self.starts)).all():
-            return self
-        parts = [
-            np.linspace(start, end - 1, size).astype(np.int64)
-            for start, end, size in zip(self.starts, self.starts[1:], sizes, strict=False)
-        ]
-        rows = np.concatenate(parts)
-        columns = {name: Coded(name, c.core, rows) for name, c in self.columns.items()}
-        return Stack(self.names, np.concatenate([[0], np.cumsum(sizes)]), columns)
 
-
-def stack(splits: Sequence[Split], names: Iterable[str], *, normalised: bool) -> Stack:
+def stack(
+    splits: Sequence[Split], names: Iterable[str], *, normalised: bool, most: int = ALL
+) -> Stack:
     """Codes the columns ``names``, which each split has.
 
     Args:
@@ -111,34 +98,39 @@ def stack(splits: Sequence[Split], names: Iterable[str], *, normalised: bool) ->
         names: Of the columns.
         normalised: Whether cells are equal if their normal forms are: text regardless of case and
             white space, numbers to 6 significant digits.
+        most: Rows of each split that are read, evenly spread.
     """
     names = list(names)
     asked = [(name, [split.columns[name] for split in splits]) for name in names]
-    coded = _core.column_codes(asked, normalised)
+    coded = _core.column_codes(asked, normalised, most)
     return Stack(
         names=tuple(split.name for split in splits),
-        starts=np.concatenate([[0], np.cumsum([split.rows for split in splits])]).astype(np.int64),
+        starts=np.concatenate([[0], np.cumsum([min(split.rows, most) for split in splits])]).astype(
+            np.int64
+        ),
         columns={name: Coded(name, core) for name, core in zip(names, coded, strict=True)},
     )
 
 
-def readable(splits: Sequence[Split], names: Iterable[str], *, normalised: bool) -> Stack:
+def readable(
+    splits: Sequence[Split], names: Iterable[str], *, normalised: bool, most: int = ALL
+) -> Stack:
     """As :func:`stack`, without the columns that hold what cannot be compared, such as lists."""
     names = list(names)
     try:
-        return stack(splits, names, normalised=normalised)
+        return stack(splits, names, normalised=normalised, most=most)
     except (TypeError, ValueError):
         good = []
         for name in names:
             try:
-                stack(splits, [name], normalised=normalised)
+                stack(splits, [name], normalised=normalised, most=1)
             except (TypeError, ValueError):
                 continue
             good.append(name)
-        return stack(splits, good, normalised=normalised)
+        return stack(splits, good, normalised=normalised, most=most)
 
 
-def code_column(name: str, parts: Sequence[Column], *, normalised: bool) -> Coded:
+def code_column(name: str, parts: Sequence[Column], *, normalised: bool, most: int = ALL) -> Coded:
     """One column, given split by split."""
-    (core,) = _core.column_codes([(name, list(parts))], normalised)
+    (core,) = _core.column_codes([(name, list(parts))], normalised, most)
     return Coded(name, core)

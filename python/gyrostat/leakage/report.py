@@ -142,7 +142,7 @@ class LeakageReport(Report):
         super().__init__(
             "Leakage between " + ", ".join(names) if len(names) > 1 else f"Copies in {names[0]}",
             sorted(findings, key=lambda finding: -finding.severity.rank),
-            summary=_summary(leaks, subject),
+            summary={**_summary(leaks, subject), **_searched(beyond)},
             sections=[_counts_table(counts), _side_by_side(leaks, counts)] if counts else [],
         )
         self.pairs = Pairs(leaks)
@@ -415,6 +415,12 @@ def _times(
     return Finding(code.slug, code.severity, value=float(rows), message=message, evidence=evidence)
 
 
+def _searched(beyond: Beyond) -> dict[str, object]:
+    if beyond.searched is None:
+        return {}
+    return {"columns searched in": f"at most {beyond.searched:,} rows of each split"}
+
+
 def _summary(leaks: _core.Leaks, subject: Subject) -> dict[str, object]:
     statistics = leaks.statistics()
     rows = ", ".join(f"{name} {rows:,}" for name, rows in subject.rows.items())
@@ -431,8 +437,14 @@ def _summary(leaks: _core.Leaks, subject: Subject) -> dict[str, object]:
         summary["recall at the threshold"] = statistics["recall"]
     if statistics["sampled"]:
         pairs, found = statistics["sampled_pairs"], statistics["sampled_found"]
-        measured = f"{found / pairs:.4f}, {found:,} of the {_number(pairs, 'pair')}" if pairs else "no pair"
-        summary["recall measured"] = f"{measured} of {statistics['sampled']:,} texts drawn at random"
+        measured = (
+            f"{found / pairs:.4f}, {found:,} of the {_number(pairs, 'pair')}"
+            if pairs
+            else "no pair"
+        )
+        summary["recall measured"] = (
+            f"{measured} of {statistics['sampled']:,} texts drawn at random"
+        )
     if statistics["cut_groups"]:
         summary["groups of copies not listed pair by pair"] = statistics["cut_groups"]
     if statistics["cut_buckets"]:
