@@ -331,3 +331,24 @@ def test_findings_of_columns_are_plain():
         assert (
             gyrostat.Finding.from_dict(finding.to_dict()).evidence == finding.to_dict()["evidence"]
         )
+
+
+def test_stores_with_many_rows_each_are_an_info():
+    rng = np.random.default_rng(0)
+    store = rng.integers(0, 30, 6000)
+    table = pd.DataFrame({"store_nr": 1000 + store * 37 % 911, "sales": rng.normal(size=6000)})
+    for name in ("town", "state", "size"):
+        table[name] = rng.integers(0, 8, 30)[store]
+    (finding,) = findings(halves(table), "leakage-group-column")
+    assert str(finding.severity) == "info"
+
+
+def test_large_tables_are_searched_in_a_sample(monkeypatch):
+    from gyrostat.leakage import beyond
+
+    table, _ = honest(5000)
+    splits = halves(table.assign(leak=table["y"]))
+    monkeypatch.setattr(beyond, "_CELLS", 1)
+    report = gyrostat.check_leakage(splits, label="y", near=None)
+    assert report.summary["columns searched in"] == "at most 1,000 rows of each split"
+    assert any(f.code == "leakage-target" and f.severity == "critical" for f in report.findings)

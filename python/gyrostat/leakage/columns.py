@@ -135,10 +135,12 @@ def _groups(
         (other.name, kappa)
         for other in columns
         if other is not column and 1 < other.distinct <= 0.5 * filled
-        for kappa in [_kappa(order, other, column)[0]]
+        for kappa in [_kappa(order, other.codes, column)[0]]
     ]
     close = [name for name, kappa in alike if kappa >= 0.5]
-    told, score = _kappa(order, label, column) if label is not None else (0.0, 0.0)
+    told, score = 0.0, 0.0
+    if label is not None:
+        told, score = _kappa(order, label_classes(label, np.arange(rows.rows)), column)
     of_one = len(alike) >= 2 and len(close) >= len(alike) / 2
     tells = told >= 0.2 and score >= 6
     if not (named or (text and of_one and tells)):
@@ -162,13 +164,9 @@ def _groups(
         "alike": dict(alike[:20]),
         "examples": examples,
     }
-    yield _finding(
-        "leakage-group-column",
-        message,
-        straddling,
-        evidence,
-        info=not (tells or (named and of_one)),
-    )
+    # Of stores with hundreds of rows each, the next rows are wanted, not the next store.
+    info = not (tells or (named and of_one)) or filled > 100 * column.distinct
+    yield _finding("leakage-group-column", message, straddling, evidence, info=info)
 
 
 def _straddling(rows: Stack, column: Coded) -> tuple[int, float, list[str]]:
@@ -190,21 +188,23 @@ def _paired(column: Coded) -> NDArray[np.int64]:
     return known[np.argsort(key, kind="stable")]
 
 
-def _kappa(order: NDArray[np.int64], other: Coded, column: Coded) -> tuple[float, float]:
-    """How much more often than otherwise rows of the same value agree in ``other``.
+def _kappa(
+    order: NDArray[np.int64], other: NDArray[np.int64], column: Coded
+) -> tuple[float, float]:
+    """How much more often than otherwise rows of the same value agree in the codes ``other``.
 
     As a share of what is possible, and in standard deviations. Otherwise means by chance or, for
     numbers, with the next value: an honest number that predicts well has alike neighbours, an
     identifier has not.
     """
     a, b = order[:-1], order[1:]
-    known = ~(other.missing[a] | other.missing[b])
+    known = (other[a] >= 0) & (other[b] >= 0)
     a, b = a[known], b[known]
     same = column.codes[a] == column.codes[b]
-    agree = other.codes[a] == other.codes[b]
+    agree = other[a] == other[b]
     if same.sum() < 20:
         return 0.0, 0.0
-    p = other.counts / max(other.counts.sum(), 1)
+    p = np.bincount(other[other >= 0]) / (other >= 0).sum()
     base = float((p**2).sum())
     if len(column.values) and (~same).sum() >= 20:
         base = max(base, float(agree[~same].mean()))
