@@ -16,10 +16,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from machine import described
 
 from leakage import corpora, truth
 from leakage.contestants import CONTESTANTS, PACKAGES, Clock
+from machine import described
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 START, END = "<!-- results of bench-leakage -->", "<!-- end of results of bench-leakage -->"

@@ -399,6 +399,7 @@ class _Statistics(TypedDict):
     compared: int
     cut_buckets: int
     cut_groups: int
+    accepted: int
 
 @final
 class Leaks:
@@ -409,6 +410,7 @@ class Leaks:
     def rows(
         self,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]: ...
+    def identity(self, index: int) -> tuple[str, str, bool]: ...
     def statistics(self) -> _Statistics: ...
     def clusters(self) -> Clusters: ...
     def kept(self, index: int) -> NDArray[np.int64]: ...
@@ -428,6 +430,7 @@ def find_leaks(
     near: float | None,
     within: bool,
     exact: bool,
+    accepted: Sequence[tuple[str, str, bool]],
     examples: int,
     progress: Callable[[str, int, int], object],
     grids: Sequence[float | None] = [],

@@ -63,6 +63,10 @@ def _parser() -> argparse.ArgumentParser:
     leakage.add_argument("--group", metavar="COL", help="column of groups")
     leakage.add_argument("--time", metavar="COL", help="column of times")
     leakage.add_argument("--near", type=float, default=0.8, help="least Jaccard similarity")
+    leakage.add_argument("--within", action="store_true", help="pairs inside one split count too")
+    leakage.add_argument("--exact", action="store_true", help="miss no near duplicate of texts")
+    leakage.add_argument("--baseline", metavar="FILE", help="pairs that were accepted before")
+    leakage.add_argument("--accept", metavar="FILE", help="write all pairs there as accepted")
     _add_outputs(leakage)
     leakage.set_defaults(run=_leakage)
 
@@ -108,7 +112,12 @@ def _leakage(args: argparse.Namespace) -> int:
         group=args.group,
         time=args.time,
         near=args.near,
+        within=args.within,
+        exact=args.exact,
+        baseline=args.baseline,
     )
+    if args.accept:
+        report.save_baseline(args.accept)
     return _show([report], args, places)
 
 

@@ -1,5 +1,7 @@
 //! The whole search: from sources to pairs.
 
+use std::collections::HashSet;
+
 use crate::error::{Error, Result};
 use crate::leak::cells;
 use crate::leak::clean;
@@ -10,7 +12,7 @@ use crate::leak::likeness::{CellBlocks, Likeness, ShingleSets};
 use crate::leak::pairs::{Expansion, Kind, Pair};
 use crate::leak::search::{Edge, Found, MIXED, Search};
 use crate::leak::shingle::TextOptions;
-use crate::leak::source::{Rows, Source, Texts, locate};
+use crate::leak::source::{Rows, Scratch, Source, Texts, locate};
 
 /// What counts as a leak.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -61,7 +63,13 @@ pub struct Statistics {
     pub cut_buckets: usize,
     /// Groups with more pairs than are listed.
     pub cut_groups: usize,
+    /// Pairs that were found and are left out because somebody accepted them.
+    pub accepted: usize,
 }
+
+/// A pair by its content, so that it is known again wherever its rows stand: the identities of both,
+/// the smaller first, and whether the labels differ.
+pub type Accepted = (u64, u64, bool);
 
 /// One row of the table of pairs.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -85,6 +93,8 @@ pub struct Leaks {
     pairs: Vec<Pair>,
     conflicts: Vec<Option<bool>>,
     kept: Vec<Vec<usize>>,
+    /// Rows that are in a pair, ascending, with the identity of their content.
+    identities: Vec<(u32, u64)>,
     statistics: Statistics,
 }
 
@@ -180,6 +190,7 @@ impl Leaks {
             Some(labels) => conflicts(labels, &ends, &pairs),
             None => vec![None; pairs.len()],
         };
+        let identities = identities(source, &pairs);
         progress("pairs", 1, 1)?;
         let statistics = Statistics {
             rows: source.rows(),
@@ -190,7 +201,7 @@ impl Leaks {
             cut_groups,
             ..statistics
         };
-        Ok(Self { ends, pairs, conflicts, kept, statistics })
+        Ok(Self { ends, pairs, conflicts, kept, identities, statistics })
     }
 
     /// Number of pairs.
@@ -215,6 +226,29 @@ impl Leaks {
         })
     }
 
+    /// The pair at `index` by its content.
+    pub fn identity(&self, index: usize) -> Option<Accepted> {
+        let pair = self.pairs.get(index)?;
+        let content = |row: u32| {
+            let place = self.identities.binary_search_by_key(&row, |known| known.0);
+            place.map_or(0, |place| self.identities[place].1)
+        };
+        let (left, right) = (content(pair.left), content(pair.right));
+        Some((left.min(right), left.max(right), self.conflicts[index] == Some(true)))
+    }
+
+    /// Leaves out the pairs that are `accepted`. The rows to keep stay as they are.
+    pub fn accept(&mut self, accepted: &HashSet<Accepted>) {
+        let stays: Vec<bool> = (0..self.len())
+            .map(|index| self.identity(index).is_none_or(|pair| !accepted.contains(&pair)))
+            .collect();
+        let mut each = stays.iter();
+        self.pairs.retain(|_| each.next().is_none_or(|&stays| stays));
+        let mut each = stays.iter();
+        self.conflicts.retain(|_| each.next().is_none_or(|&stays| stays));
+        self.statistics.accepted += stays.len() - self.pairs.len();
+    }
+
     /// Rows to keep of a split, ascending: all but those with a kept copy in a later split or, if
     /// pairs inside one split count, earlier in their own.
     pub fn kept(&self, split: usize) -> Option<&[usize]> {
@@ -236,6 +270,17 @@ impl Leaks {
     pub fn statistics(&self) -> &Statistics {
         &self.statistics
     }
+}
+
+/// The rows of the pairs with the identity of their content.
+fn identities(source: &dyn Source, pairs: &[Pair]) -> Vec<(u32, u64)> {
+    let mut rows: Vec<u32> = pairs.iter().flat_map(|pair| [pair.left, pair.right]).collect();
+    rows.sort_unstable();
+    rows.dedup();
+    let mut scratch = Scratch::default();
+    let content = |row: u32| source.exact(row as usize, &mut scratch).unwrap_or_default() as u64;
+    let contents: Vec<u64> = rows.iter().copied().map(content).collect();
+    rows.into_iter().zip(contents).collect()
 }
 
 /// The only split that each node has rows in, or [`MIXED`].

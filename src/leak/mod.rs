@@ -38,5 +38,5 @@ mod tokens;
 pub mod verify;
 
 pub use groups::Progress;
-pub use leaks::{Leak, Leaks, Options, Statistics};
+pub use leaks::{Accepted, Leak, Leaks, Options, Statistics};
 pub use shingle::{TextOptions, Unit};

@@ -1,7 +1,7 @@
 //! Data-leakage hashing.
 #![allow(clippy::needless_pass_by_value)] // PyO3 hands arguments over
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use numpy::{
     IntoPyArray, PyArray1, PyArrayDescrMethods, PyArrayMethods, PyReadonlyArray1, PyUntypedArray,
@@ -17,7 +17,7 @@ use crate::leak::clusters::{Cluster, clusters};
 use crate::leak::column::Column;
 use crate::leak::hash::Fingerprint;
 use crate::leak::table::{Count, clusters_to_arrow, counts, to_arrow};
-use crate::leak::{self, Options, TextOptions, Unit, cells, overlap, time};
+use crate::leak::{self, Accepted, Options, TextOptions, Unit, cells, overlap, time};
 
 /// Characters that are shown of a row.
 const SHOWN: usize = 240;
@@ -98,6 +98,13 @@ impl Leaks {
         )
     }
 
+    /// The pair by its content: two identities of 16 hexadecimal digits, and whether labels differ.
+    fn identity(&self, index: usize) -> PyResult<(String, String, bool)> {
+        let pair = self.found.identity(index);
+        let (left, right, conflict) = pair.ok_or_else(|| PyIndexError::new_err("pair: no such"))?;
+        Ok((format!("{left:016x}"), format!("{right:016x}"), conflict))
+    }
+
     /// How the search went.
     fn statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let statistics = self.found.statistics();
@@ -113,6 +120,7 @@ impl Leaks {
         dict.set_item("compared", statistics.compared)?;
         dict.set_item("cut_buckets", statistics.cut_buckets)?;
         dict.set_item("cut_groups", statistics.cut_groups)?;
+        dict.set_item("accepted", statistics.accepted)?;
         Ok(dict)
     }
 
@@ -188,10 +196,25 @@ fn text_options((unit, ngram, nfkc, fold_case): TextFields) -> PyResult<TextOpti
     Ok(TextOptions { unit, ngram, nfkc, fold_case })
 }
 
+fn accepted_pairs(given: &[(String, String, bool)]) -> PyResult<HashSet<Accepted>> {
+    let identity = |text: &str| {
+        let known = (text.len() == 16).then(|| u64::from_str_radix(text, 16).ok()).flatten();
+        known.ok_or_else(|| {
+            let expected = "expected identities of 16 hexadecimal digits";
+            PyValueError::new_err(format!("baseline: {expected}, got '{text}'"))
+        })
+    };
+    let pair = |(left, right, conflict): &(String, String, bool)| {
+        let (left, right) = (identity(left)?, identity(right)?);
+        Ok((left.min(right), left.max(right), *conflict))
+    };
+    given.iter().map(pair).collect()
+}
+
 /// Finds the pairs: of texts if `text`, with one column a split, else of rows. `progress` is called
 /// with a phase, how much of it is done, and how much there is.
 #[pyfunction]
-#[pyo3(signature = (splits, *, text, labels, near, within, exact, examples, progress, grids = vec![]))]
+#[pyo3(signature = (splits, *, text, labels, near, within, exact, accepted, examples, progress, grids = vec![]))]
 #[allow(clippy::too_many_arguments)] // keywords in Python
 pub(super) fn find_leaks(
     py: Python<'_>,
@@ -201,11 +224,13 @@ pub(super) fn find_leaks(
     near: Option<f64>,
     within: bool,
     exact: bool,
+    accepted: Vec<(String, String, bool)>,
     examples: usize,
     progress: Py<PyAny>,
     grids: Vec<Option<f64>>,
 ) -> PyResult<Leaks> {
     let options = Options::new(near, within, exact)?;
+    let accepted = accepted_pairs(&accepted)?;
     let text = text.map(text_options).transpose()?;
     let names: Vec<String> = splits.iter().map(|(name, _)| name.clone()).collect();
     let titles: Vec<String> = splits.first().map_or_else(Vec::new, |(_, columns)| {
@@ -237,12 +262,15 @@ pub(super) fn find_leaks(
             columns.iter().map(|split| split.iter().map(AsRef::as_ref).collect()).collect();
         let labels: Option<Vec<&dyn Column>> =
             label_columns.as_ref().map(|labels| labels.iter().map(AsRef::as_ref).collect());
-        let leaks = if let Some(text) = text {
+        let mut leaks = if let Some(text) = text {
             let texts: Vec<&dyn Column> = rows.iter().flatten().copied().collect();
             leak::Leaks::in_texts(&texts, text, labels.as_deref(), options, &mut report)
         } else {
             leak::Leaks::in_rows(rows.clone(), grids, labels.as_deref(), options, &mut report)
         }?;
+        if !accepted.is_empty() {
+            leaks.accept(&accepted);
+        }
         let counts = counts(&leaks, examples);
         let show = |(split, row): (usize, usize)| {
             let columns = rows.get(split).map_or(&[][..], Vec::as_slice);

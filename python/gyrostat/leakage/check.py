@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gyrostat import _core
 from gyrostat.findings import Finding
+from gyrostat.leakage.baseline import read_baseline
 from gyrostat.leakage.beyond import Beyond, chances, check_beyond
 from gyrostat.leakage.coded import code_column
 from gyrostat.leakage.entities import link
@@ -31,6 +33,7 @@ def check_leakage(
     near: float | None = 0.8,
     within: bool = False,
     exact: bool = False,
+    baseline: str | os.PathLike[str] | None = None,
     options: TextOptions | None = None,
     ignore: Sequence[str] = (),
     grid: float | Mapping[str, float] | None = None,
@@ -100,6 +103,8 @@ def check_leakage(
         near: Least similarity of near duplicates, in (0, 1]. None looks for none.
         within: Whether pairs inside one split count as well. With one split alone they always do.
         exact: Whether texts are compared so that no near duplicate is missed.
+        baseline: File of accepted pairs that :meth:`LeakageReport.save_baseline` wrote. They are
+            neither listed nor counted; the rows to keep are those without a baseline.
         options: What the tokens of texts are; see :class:`gyrostat.leakage.TextOptions`.
         ignore: Columns, such as row numbers, that are left out of everything.
         grid: Step by column, or one for all: in the normal form of a row numbers are rounded to
@@ -116,7 +121,8 @@ def check_leakage(
     Raises:
         TypeError: If a split is nothing of the above, or holds something else than it should.
         ValueError: If there is no split, a column is missing, columns differ or repeat, ``near`` or
-            ``grid`` is out of range, or a str holds lone surrogates.
+            ``grid`` is out of range, ``baseline`` is no such file, or a str holds lone surrogates.
+        OSError: If ``baseline`` cannot be read.
     """
     if not isinstance(splits, Mapping):
         raise TypeError(f"splits: expected a mapping by name, got {type(splits).__name__}")
@@ -126,6 +132,7 @@ def check_leakage(
         options = TextOptions()
     elif not isinstance(options, TextOptions):
         raise TypeError(f"options: expected TextOptions or None, got {type(options).__name__}")
+    accepted = [] if baseline is None else read_baseline(baseline)
     opened = [open_split(str(name), data) for name, data in splits.items()]
     labels = _side("label", label, opened)
     groups = _side("group", group, opened)
@@ -149,6 +156,7 @@ def check_leakage(
             near=near,
             within=within,
             exact=bool(exact),
+            accepted=accepted,
             examples=_EXAMPLES,
             progress=bars,
             grids=_grids(grid, compared),
@@ -183,7 +191,7 @@ def check_leakage(
         groups=_core.shared_groups(groups, _EXAMPLES) if groups is not None else [],
         times=_core.time_disorder(times) if times is not None else [],
     )
-    return LeakageReport(leaks, subject, overlaps, beyond)
+    return LeakageReport(leaks, subject, overlaps, accepted, beyond)
 
 
 def resplit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from gyrostat import _core
 from gyrostat.findings import CATALOGUE, Finding, Severity
+from gyrostat.leakage.baseline import Identity, write_baseline
 from gyrostat.leakage.beyond import Beyond, Explained
 from gyrostat.leakage.clusters import Clusters
 from gyrostat.leakage.fixer import Resplit, assign
@@ -126,8 +128,10 @@ class LeakageReport(Report):
         leaks: _core.Leaks,
         subject: Subject,
         overlaps: Overlaps,
+        accepted: Sequence[Identity] = (),
         beyond: Beyond | None = None,
     ) -> None:
+        self._accepted = accepted
         names = list(subject.rows)
         counts = leaks.counts()
         beyond = beyond or Beyond()
@@ -155,6 +159,15 @@ class LeakageReport(Report):
     def clusters(self) -> Clusters:
         """The rows that hang together by pairs, each with its least verified similarity."""
         return Clusters(self._leaks)
+
+    def save_baseline(self, path: str | os.PathLike[str]) -> None:
+        """Accepts all pairs of this report: writes them to a file for ``check_leakage(baseline=)``.
+
+        The file holds hashes of the rows and no content. A pair is known again wherever its rows
+        stand, unless one of them changes, or its labels come to differ.
+        """
+        pairs = (self._leaks.identity(index) for index in range(len(self._leaks)))
+        write_baseline(path, [*self._accepted, *pairs])
 
     def clean_rows(self, split: str) -> NDArray[np.int64]:
         """The rows of ``split`` to keep, so that no leaked pair is left.
@@ -445,6 +458,8 @@ def _summary(leaks: _core.Leaks, subject: Subject) -> dict[str, object]:
         summary["recall measured"] = (
             f"{measured} of {statistics['sampled']:,} texts drawn at random"
         )
+    if statistics["accepted"]:
+        summary["pairs accepted before"] = statistics["accepted"]
     if statistics["cut_groups"]:
         summary["groups of copies not listed pair by pair"] = statistics["cut_groups"]
     if statistics["cut_buckets"]:
