@@ -6,6 +6,7 @@ import itertools
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import gyrostat
@@ -67,6 +68,23 @@ def test_sms_leaks_exactly_the_known_duplicates(shared, seed):
     clean = {n: [rows[i] for i in report.clean_rows(n)] for n, rows in splits.items()}
     assert len(check(clean).pairs) == 0
     assert len(clean["test"]) == len(splits["test"])
+
+
+def test_mails_leak_exactly_the_known_duplicates(shared):
+    folder = shared / "data/text_spamassassin"
+    mails = read(folder / "mail.jsonl.gz")
+    known = truth(folder / "dup_groups.csv")
+    table = {
+        "text": [mail["body"] for mail in mails],
+        "label": [mail["group"] for mail in mails],
+    }
+    report = gyrostat.check_leakage({"all": pd.DataFrame(table)}, text="text", label="label")
+    found = {"exact": set(), "normalised": set()}
+    for pair in report.pairs:
+        if pair.kind != "near":
+            ids_of = (mails[pair.left_row]["id"], mails[pair.right_row]["id"])
+            found[pair.kind].add(frozenset(ids_of))
+    assert found == known
 
 
 @pytest.mark.parametrize("name", ["pros_cons", "sentence_polarity"])

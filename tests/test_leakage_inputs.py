@@ -261,7 +261,7 @@ def test_an_interrupt_ends_the_search(monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(check._Bars, "__call__", interrupt)
+    monkeypatch.setattr(check.Bars, "__call__", interrupt)
     with pytest.raises(KeyboardInterrupt):
         gyrostat.check_leakage({"train": ["a"]})
 

@@ -187,6 +187,55 @@ CATALOGUE: Mapping[str, Code] = _catalogue(
         "Look at the matches of the part 'answer'; drop the texts if they give the answers away.",
     ),
     Code(
+        "leakage-duplicate-but-for",
+        Severity.WARNING,
+        "rows are copies but for a column or two",
+        "If those columns are no features (row numbers, weights), name them in ignore= and drop "
+        "the copies.",
+    ),
+    Code(
+        "leakage-entity",
+        Severity.WARNING,
+        "rows of two splits are probably of one person, place or thing",
+        "Look at the pairs; give report.entities.clusters(split) to a split by group.",
+    ),
+    Code(
+        "leakage-group-column",
+        Severity.WARNING,
+        "a column looks like an entity with several rows, and they are in two splits",
+        "If it is one, such as a patient, declare it with group= and split by it.",
+    ),
+    Code(
+        "leakage-time-column",
+        Severity.WARNING,
+        "the splits are out of order by a column that looks like a time",
+        "If the model is to predict the future, split by time and declare the column with time=.",
+    ),
+    Code(
+        "leakage-look-ahead",
+        Severity.WARNING,
+        "a column holds what comes later than its row",
+        "Drop the column, or take its value as it stood at the time of the row.",
+    ),
+    Code(
+        "leakage-target",
+        Severity.WARNING,
+        "a column alone tells the label suspiciously well",
+        "Check that it is known before the outcome and not made from it; if not, drop it.",
+    ),
+    Code(
+        "leakage-preprocessing",
+        Severity.WARNING,
+        "the data was prepared with its test rows in view",
+        "Fit scalers, imputers and encoders on train alone, inside a pipeline.",
+    ),
+    Code(
+        "leakage-identifier",
+        Severity.INFO,
+        "a column gives nearly every row a value of its own",
+        "Leave it out of the features.",
+    ),
+    Code(
         "loss-plateau",
         Severity.INFO,
         "the second half of the run has brought the loss nothing",

@@ -6,7 +6,7 @@
 //!
 //! Normalised cells: text is lower-cased (in form NFC), trimmed, and its runs of white space become
 //! one space (punctuation stays: it tells categories such as `<=50K` and `>50K` apart); numbers that
-//! are not whole are rounded to 6 significant digits.
+//! are not whole are rounded to 6 significant digits, or numbers to the points of a grid.
 
 use std::fmt::Write as _;
 
@@ -46,12 +46,27 @@ pub fn encode(cell: Cell<'_>, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends the bytes of the normalised cell.
-pub fn encode_normalised(cell: Cell<'_>, out: &mut Vec<u8>) {
-    match cell {
-        Cell::Text(text) => encode(Cell::Text(&plain_text(text)), out),
-        Cell::Float(v) if v.fract() != 0.0 => encode(Cell::Float(rounded(v)), out),
+/// Appends the bytes of the normalised cell. With a `grid`, a finite number becomes the nearest
+/// multiple of that step, half-way cases the one farther from zero.
+pub fn encode_normalised(cell: Cell<'_>, grid: Option<f64>, out: &mut Vec<u8>) {
+    match (cell, grid) {
+        (Cell::Text(text), _) => encode(Cell::Text(&plain_text(text)), out),
+        // The number of the point, not its value: 3 * 0.1 is not 0.3.
+        (Cell::Float(v), Some(step)) if v.is_finite() => {
+            encode(Cell::Float((v / step).round()), out);
+        }
+        (Cell::Int(v), Some(step)) => encode(Cell::Float((v as f64 / step).round()), out),
+        (Cell::Float(v), None) if v.fract() != 0.0 => encode(Cell::Float(rounded(v)), out),
         _ => encode(cell, out),
+    }
+}
+
+/// The normalised cell as people read it.
+pub(crate) fn show_normalised(cell: Cell<'_>) -> String {
+    match cell {
+        Cell::Text(text) => plain_text(text),
+        Cell::Float(v) if v.fract() != 0.0 => rounded(v).to_string(),
+        _ => show(cell),
     }
 }
 
@@ -139,7 +154,7 @@ mod tests {
 
     fn normal(cell: Cell<'_>) -> Vec<u8> {
         let mut out = Vec::new();
-        encode_normalised(cell, &mut out);
+        encode_normalised(cell, None, &mut out);
         out
     }
 
@@ -161,6 +176,21 @@ mod tests {
         assert_eq!(normal(Cell::Float(2.999_999_999)), normal(Cell::Int(3)));
         assert_ne!(normal(Cell::Float(1.000_01)), normal(Cell::Float(1.000_02)));
         assert_ne!(normal(Cell::Int(1_234_567)), normal(Cell::Int(1_234_568)));
+    }
+
+    #[test]
+    fn numbers_on_one_point_of_the_grid_are_equal() {
+        let on = |cell, step| {
+            let mut out = Vec::new();
+            encode_normalised(cell, Some(step), &mut out);
+            out
+        };
+        assert_eq!(on(Cell::Float(0.1 + 0.2), 0.1), on(Cell::Float(0.3), 0.1));
+        assert_eq!(on(Cell::Float(9.6), 5.0), on(Cell::Int(10), 5.0));
+        assert_ne!(on(Cell::Float(0.34), 0.1), on(Cell::Float(0.36), 0.1));
+        assert_eq!(on(Cell::Float(f64::NAN), 0.1), exact(Cell::Missing));
+        assert_eq!(on(Cell::Float(f64::INFINITY), 0.1), exact(Cell::Float(f64::INFINITY)));
+        assert_eq!(on(Cell::Float(-0.01), 0.1), on(Cell::Int(0), 0.1));
     }
 
     #[test]

@@ -141,17 +141,20 @@ impl Leaks {
         Self::new(&source, &groups, Some((found, statistics)), labels, options, progress)
     }
 
-    /// Looks for table rows that are the same; `splits[s][c]` is column `c` of split `s`.
+    /// Looks for table rows that are the same; `splits[s][c]` is column `c` of split `s`, and
+    /// `grids[c]` the step that its numbers are rounded to for their normal form, if any.
     ///
     /// # Errors
-    /// [`Error`] for splits of different columns; whatever `progress` returns.
+    /// [`Error`] for splits of different columns and steps that are none; whatever `progress`
+    /// returns.
     pub fn in_rows<E: From<Error>>(
         splits: Vec<Vec<&dyn Column>>,
+        grids: Vec<Option<f64>>,
         labels: Option<&[&dyn Column]>,
         options: Options,
         progress: &mut Progress<'_, E>,
     ) -> std::result::Result<Self, E> {
-        let source = Rows::new(splits, options.near.is_some())?;
+        let source = Rows::new(splits, grids, options.near.is_some())?;
         let groups = Groups::new(&source, false, progress)?;
         let Some(near) = options.near else {
             return Self::new(&source, &groups, None, labels, options, progress);
@@ -488,7 +491,8 @@ mod tests {
         };
         let splits = vec![borrow(leak(left)), borrow(leak(right))];
         let options = Options::new(Some(0.8), false, false).unwrap();
-        let leaks = Leaks::in_rows::<Error>(splits, None, options, &mut |_, _, _| Ok(())).unwrap();
+        let leaks =
+            Leaks::in_rows::<Error>(splits, vec![], None, options, &mut |_, _, _| Ok(())).unwrap();
         let found: Vec<(usize, usize)> = list(&leaks)
             .iter()
             .filter(|l| l.kind == Kind::Near)

@@ -48,7 +48,7 @@ pub(crate) fn locate(ends: &[usize], row: usize) -> (usize, usize) {
     (split, row - if split == 0 { 0 } else { ends[split - 1] })
 }
 
-fn ends_of(lengths: impl Iterator<Item = usize>) -> Vec<usize> {
+pub(crate) fn ends_of(lengths: impl Iterator<Item = usize>) -> Vec<usize> {
     lengths
         .scan(0, |end, n| {
             *end += n;
@@ -116,17 +116,29 @@ impl Source for Texts<'_> {
 /// The same columns in every split.
 pub(crate) struct Rows<'a> {
     splits: Vec<Vec<&'a dyn Column>>,
+    /// Step of the grid of each column, if it has one.
+    grids: Vec<Option<f64>>,
     ends: Vec<usize>,
     featured: bool,
 }
 
 impl<'a> Rows<'a> {
-    /// `splits[s][c]` is column `c` of split `s`; `featured` says whether features are wanted.
+    /// `splits[s][c]` is column `c` of split `s`, `grids[c]` the step of its grid; `featured` says
+    /// whether features are wanted.
     ///
     /// # Errors
-    /// [`Error::Value`] if there is no column, or if the columns of a split differ in length.
-    pub(crate) fn new(splits: Vec<Vec<&'a dyn Column>>, featured: bool) -> Result<Self> {
+    /// [`Error::Value`] if there is no column, if the columns of a split differ in length, or if a
+    /// step is not a finite number above 0.
+    pub(crate) fn new(
+        splits: Vec<Vec<&'a dyn Column>>,
+        mut grids: Vec<Option<f64>>,
+        featured: bool,
+    ) -> Result<Self> {
         let columns = splits.first().map_or(0, Vec::len);
+        if let Some(step) = grids.iter().flatten().find(|&&step| !(step > 0.0 && step < f64::MAX)) {
+            return Err(Error::value("grid", "finite steps above 0", step));
+        }
+        grids.resize(columns, None);
         if columns == 0 || splits.iter().any(|split| split.len() != columns) {
             return Err(Error::value("splits", "the same columns in each, at least one", "others"));
         }
@@ -138,7 +150,7 @@ impl<'a> Rows<'a> {
             }
         }
         let ends = ends_of(splits.iter().map(|split| split[0].len()));
-        Ok(Self { splits, ends, featured })
+        Ok(Self { splits, grids, ends, featured })
     }
 
     fn cells(&self, row: usize) -> impl Iterator<Item = Cell<'_>> {
@@ -165,7 +177,8 @@ impl Source for Rows<'_> {
         scratch.bytes.clear();
         for (column, cell) in self.cells(row).enumerate() {
             let start = scratch.bytes.len();
-            cells::encode_normalised(cell, &mut scratch.bytes);
+            let grid = self.grids.get(column).copied().flatten();
+            cells::encode_normalised(cell, grid, &mut scratch.bytes);
             if self.featured {
                 features.push(hash::cell(column, &scratch.bytes[start..]));
             }

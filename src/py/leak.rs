@@ -75,6 +75,29 @@ impl Leaks {
         shown.map(|(left, right)| (left.as_str(), right.as_str()))
     }
 
+    /// Left split and row, right split and row of all pairs, int64 each.
+    #[allow(clippy::type_complexity)] // four columns
+    fn rows<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> (
+        Bound<'py, PyArray1<i64>>,
+        Bound<'py, PyArray1<i64>>,
+        Bound<'py, PyArray1<i64>>,
+        Bound<'py, PyArray1<i64>>,
+    ) {
+        let column = |of: fn(leak::Leak) -> usize| -> Bound<'py, PyArray1<i64>> {
+            let all = (0..self.found.len()).filter_map(|index| self.found.get(index));
+            all.map(|leak| of(leak) as i64).collect::<Vec<_>>().into_pyarray(py)
+        };
+        (
+            column(|leak| leak.left.0),
+            column(|leak| leak.left.1),
+            column(|leak| leak.right.0),
+            column(|leak| leak.right.1),
+        )
+    }
+
     /// The pair by its content: two identities of 16 hexadecimal digits, and whether labels differ.
     fn identity(&self, index: usize) -> PyResult<(String, String, bool)> {
         let pair = self.found.identity(index);
@@ -191,7 +214,7 @@ fn accepted_pairs(given: &[(String, String, bool)]) -> PyResult<HashSet<Accepted
 /// Finds the pairs: of texts if `text`, with one column a split, else of rows. `progress` is called
 /// with a phase, how much of it is done, and how much there is.
 #[pyfunction]
-#[pyo3(signature = (splits, *, text, labels, near, within, exact, accepted, examples, progress))]
+#[pyo3(signature = (splits, *, text, labels, near, within, exact, accepted, examples, progress, grids = vec![]))]
 #[allow(clippy::too_many_arguments)] // keywords in Python
 pub(super) fn find_leaks(
     py: Python<'_>,
@@ -204,6 +227,7 @@ pub(super) fn find_leaks(
     accepted: Vec<(String, String, bool)>,
     examples: usize,
     progress: Py<PyAny>,
+    grids: Vec<Option<f64>>,
 ) -> PyResult<Leaks> {
     let options = Options::new(near, within, exact)?;
     let accepted = accepted_pairs(&accepted)?;
@@ -242,7 +266,7 @@ pub(super) fn find_leaks(
             let texts: Vec<&dyn Column> = rows.iter().flatten().copied().collect();
             leak::Leaks::in_texts(&texts, text, labels.as_deref(), options, &mut report)
         } else {
-            leak::Leaks::in_rows(rows.clone(), labels.as_deref(), options, &mut report)
+            leak::Leaks::in_rows(rows.clone(), grids, labels.as_deref(), options, &mut report)
         }?;
         if !accepted.is_empty() {
             leaks.accept(&accepted);

@@ -2,6 +2,7 @@
 
 mod arrow;
 mod clip;
+mod codes;
 mod column;
 mod contamination;
 mod curve;
@@ -50,6 +51,10 @@ mod _core {
     use super::build_info;
     #[pymodule_export]
     use super::clip::clip;
+    #[pymodule_export]
+    use super::codes::{
+        ColumnCodes, column_codes, connected, entity_candidates, entity_levels, random_pairs,
+    };
     #[pymodule_export]
     use super::contamination::{Benchmark, Contamination};
     #[pymodule_export]

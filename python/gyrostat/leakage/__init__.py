@@ -1,8 +1,11 @@
 """Data-leakage hashing: rows of one split that are also in another, every pair verified."""
 
-from gyrostat.leakage.check import check_leakage
+from gyrostat.leakage.check import check_leakage, resplit
 from gyrostat.leakage.clusters import Cluster, Clusters
 from gyrostat.leakage.contamination import ContaminationReport, check_contamination
+from gyrostat.leakage.entities import EntityPair, EntityPairs, EntityReport, find_entities
+from gyrostat.leakage.fixer import Resplit
+from gyrostat.leakage.impact import Impact, Interval
 from gyrostat.leakage.options import TextOptions
 from gyrostat.leakage.packs import BenchmarkPack
 from gyrostat.leakage.report import LeakageReport, Pair, Pairs
@@ -12,10 +15,18 @@ __all__ = [
     "Cluster",
     "Clusters",
     "ContaminationReport",
+    "EntityPair",
+    "EntityPairs",
+    "EntityReport",
+    "Impact",
+    "Interval",
     "LeakageReport",
     "Pair",
     "Pairs",
+    "Resplit",
     "TextOptions",
     "check_contamination",
     "check_leakage",
+    "find_entities",
+    "resplit",
 ]

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 from gyrostat import _core
+from gyrostat.findings import Finding
 from gyrostat.leakage.baseline import read_baseline
+from gyrostat.leakage.beyond import Beyond, chances, check_beyond
+from gyrostat.leakage.coded import code_column
+from gyrostat.leakage.entities import link
+from gyrostat.leakage.fixer import Resplit
 from gyrostat.leakage.options import TextOptions
+from gyrostat.leakage.progress import Bars
 from gyrostat.leakage.report import LeakageReport, Overlaps, Subject
 from gyrostat.leakage.splits import Column, Split, open_split
 
-__all__ = ["check_leakage"]
+__all__ = ["check_leakage", "resplit"]
 
 _EXAMPLES = 5
 
@@ -29,8 +35,12 @@ def check_leakage(
     exact: bool = False,
     baseline: str | os.PathLike[str] | None = None,
     options: TextOptions | None = None,
+    ignore: Sequence[str] = (),
+    grid: float | Mapping[str, float] | None = None,
+    entity: str | Sequence[str] | None = None,
+    columns: bool = True,
 ) -> LeakageReport:
-    """Finds rows that are in more than one split, exactly or nearly.
+    """Finds rows that are in more than one split, exactly or nearly, and leakage through columns.
 
     Three kinds of pairs are found, and each pair is reported once, as the strictest that holds:
 
@@ -68,6 +78,14 @@ def check_leakage(
 
     Pairs are the same, bit by bit, on any number of threads.
 
+    Tables of few values have equal rows by chance. Pairs of rows that chance explains are still
+    pairs, but of severity info; the finding says how many chance gives
+    (:class:`gyrostat.leakage.rows.Chance`).
+
+    Tables are also searched for rows that are copies but for a column or two, for columns that tell
+    the label, group rows, order the splits in time, look ahead or identify rows, and for signs of
+    preprocessing that saw the test rows. docs/leakage_beyond_copies.md has the rule of each.
+
     Args:
         splits: Data by name of the split, the earliest (train) first. Each is a sequence of str
             (None is missing), a one-dimensional NumPy array of text, a two-dimensional one of
@@ -88,6 +106,13 @@ def check_leakage(
         baseline: File of accepted pairs that :meth:`LeakageReport.save_baseline` wrote. They are
             neither listed nor counted; the rows to keep are those without a baseline.
         options: What the tokens of texts are; see :class:`gyrostat.leakage.TextOptions`.
+        ignore: Columns, such as row numbers, that are left out of everything.
+        grid: Step by column, or one for all: in the normal form of a row numbers are rounded to
+            whole multiples of it, instead of 6 significant digits.
+        entity: Column or columns that tell who or what a row is of, such as name and address:
+            records of one entity are found in spite of typing errors, as
+            :func:`gyrostat.leakage.find_entities` does, and are in ``report.entities``.
+        columns: Whether columns are searched.
 
     Returns:
         The report. ``report.pairs`` are the pairs, ``report.clusters`` the rows that hang together
@@ -95,8 +120,8 @@ def check_leakage(
 
     Raises:
         TypeError: If a split is nothing of the above, or holds something else than it should.
-        ValueError: If there is no split, a column is missing, columns differ or repeat, ``near`` is
-            out of range, ``baseline`` is no such file, or a str holds lone surrogates.
+        ValueError: If there is no split, a column is missing, columns differ or repeat, ``near`` or
+            ``grid`` is out of range, ``baseline`` is no such file, or a str holds lone surrogates.
         OSError: If ``baseline`` cannot be read.
     """
     if not isinstance(splits, Mapping):
@@ -112,15 +137,18 @@ def check_leakage(
     labels = _side("label", label, opened)
     groups = _side("group", group, opened)
     times = _side("time", time, opened)
+    ignore, fields = _names("ignore", ignore, opened), _names("entity", entity, opened)
     bare = text is None and all(split.is_text for split in opened)
     if text is not None:
         tables = [[("", split.column("text", text))] for split in opened]
     elif bare:
         tables = [[("", split.columns[""])] for split in opened]
     else:
-        tables = _rows(opened, without=[c for c in (label, group, time) if isinstance(c, str)])
+        named = [c for c in (label, group, time) if isinstance(c, str)]
+        tables = _rows(opened, without=[*named, *ignore])
+    compared = [] if text is not None or bare else [name for name, _ in tables[0]]
     within = within or len(opened) == 1
-    with _Bars() as bars:
+    with Bars() as bars:
         leaks = _core.find_leaks(
             list(zip([split.name for split in opened], tables, strict=True)),
             text=options.fields() if text is not None or bare else None,
@@ -131,6 +159,27 @@ def check_leakage(
             accepted=accepted,
             examples=_EXAMPLES,
             progress=bars,
+            grids=_grids(grid, compared),
+        )
+        found: list[Finding] = []
+        searched: int | None = None
+        if columns and not bare:
+            found, searched = check_beyond(
+                opened,
+                compared=compared,
+                skipped={*ignore, *([text] if text is not None else [])},
+                label=labels,
+                label_name=label if isinstance(label, str) else None,
+                time=time if isinstance(time, str) else None,
+                groups={*fields, *([group] if isinstance(group, str) else [])},
+            )
+        beyond = Beyond(
+            findings=found,
+            searched=searched,
+            chance=chances(opened, compared, near, leaks.counts()),
+            entities=link(opened, fields, labels, within=within) if fields else None,
+            label=code_column("label", labels, normalised=False) if labels is not None else None,
+            groups=code_column("group", groups, normalised=False) if groups is not None else None,
         )
     subject = Subject(
         rows={split.name: split.rows for split in opened},
@@ -142,7 +191,59 @@ def check_leakage(
         groups=_core.shared_groups(groups, _EXAMPLES) if groups is not None else [],
         times=_core.time_disorder(times) if times is not None else [],
     )
-    return LeakageReport(leaks, subject, overlaps, accepted)
+    return LeakageReport(leaks, subject, overlaps, accepted, beyond)
+
+
+def resplit(
+    splits: Mapping[str, Any],
+    sizes: Mapping[str, float] | None = None,
+    *,
+    seed: int = 0,
+    keep: bool = True,
+    **options: Any,
+) -> Resplit:
+    """Makes new splits in which no copy, declared group or entity is in two of them.
+
+    Args:
+        splits: As for :func:`gyrostat.check_leakage`; one split alone is split for the first time.
+        sizes: Share (or number) of rows by name of the new split. None keeps names and sizes.
+        seed: Of the random choices; equal seeds give equal splits.
+        keep: Whether rows stay in the split of the same name as far as that allows.
+        **options: Of :func:`gyrostat.check_leakage`: which rows are copies, ``group``, ``entity``,
+            and the ``label`` whose shares are to be the same in all splits.
+
+    Returns:
+        The new split of each row, and the difference to the old ones.
+
+    Raises:
+        TypeError, ValueError: As :func:`gyrostat.check_leakage`; ValueError if ``sizes`` are none.
+    """
+    report = check_leakage(splits, **{"columns": False, **options, "within": True})
+    return report.resplit(sizes, seed=seed, keep=keep)
+
+
+def _names(parameter: str, given: str | Sequence[str] | None, splits: Sequence[Split]) -> list[str]:
+    """Columns that every split has."""
+    names = [given] if isinstance(given, str) else list(given or ())
+    for split in splits:
+        for name in names:
+            if not isinstance(name, str):
+                raise TypeError(f"{parameter}: expected names of columns, got {name!r}")
+            split.column(parameter, name)
+    return names
+
+
+def _grids(grid: float | Mapping[str, float] | None, columns: Sequence[str]) -> list[float | None]:
+    """The step of each column."""
+    if grid is None:
+        return []
+    if not columns:
+        raise ValueError("grid: expected rows of columns to compare, got texts")
+    if not isinstance(grid, Mapping):
+        return [float(grid)] * len(columns)
+    if unknown := [name for name in grid if name not in columns]:
+        raise ValueError(f"grid: expected columns that are compared ({columns}), got {unknown}")
+    return [float(grid[name]) if name in grid else None for name in columns]
 
 
 def _side(
@@ -185,27 +286,3 @@ def _rows(splits: Sequence[Split], without: Sequence[str]) -> list[list[tuple[st
     if not names:
         raise ValueError("splits: expected columns to compare, got none beside label, group, time")
     return [[(name, split.columns[name]) for name in names] for split in splits]
-
-
-class _Bars:
-    """One progress bar a phase; silent where the output is no terminal or notebook."""
-
-    def __init__(self) -> None:
-        self._phase: str | None = None
-        self._bar: Any = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def __call__(self, phase: str, done: int, total: int) -> None:
-        from tqdm.auto import tqdm
-
-        if phase != self._phase:
-            self.__exit__()
-            self._phase = phase
-            self._bar = tqdm(desc=phase, total=total, disable=None, leave=False, delay=0.5)
-        self._bar.update(done - self._bar.n)

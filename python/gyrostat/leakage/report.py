@@ -9,12 +9,17 @@ from functools import cached_property
 from typing import Any, NamedTuple, overload
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from gyrostat import _core
 from gyrostat.findings import CATALOGUE, Finding, Severity
 from gyrostat.leakage.baseline import Identity, write_baseline
+from gyrostat.leakage.beyond import Beyond, Explained
 from gyrostat.leakage.clusters import Clusters
+from gyrostat.leakage.fixer import Resplit, assign
+from gyrostat.leakage.impact import Impact, Metric, measure
+from gyrostat.leakage.predictive import named_classes
+from gyrostat.leakage.progress import Bars
 from gyrostat.report import Report, SideBySide, Table
 
 __all__ = ["LeakageReport", "Overlaps", "Pair", "Pairs", "Subject"]
@@ -115,6 +120,7 @@ class LeakageReport(Report):
 
     Attributes:
         pairs: All pairs of rows that are the same or nearly so.
+        entities: Records that are probably of one entity, if ``entity`` was given, else None.
     """
 
     def __init__(
@@ -123,23 +129,31 @@ class LeakageReport(Report):
         subject: Subject,
         overlaps: Overlaps,
         accepted: Sequence[Identity] = (),
+        beyond: Beyond | None = None,
     ) -> None:
         self._accepted = accepted
         names = list(subject.rows)
         counts = leaks.counts()
-        findings = [_duplicates(leaks, count, subject) for count in counts]
-        findings += _conflicts(leaks, counts)
+        beyond = beyond or Beyond()
+        findings = [_duplicates(leaks, count, subject, beyond.chance) for count in counts]
+        findings += _conflicts(leaks, counts, beyond.chance)
         findings += [_groups(names, *shared) for shared in overlaps.groups]
         findings += [_times(names, subject, *disorder) for disorder in overlaps.times]
+        findings += beyond.findings
+        self.entities = beyond.entities
+        if self.entities is not None:
+            findings += self.entities.findings
         super().__init__(
             "Leakage between " + ", ".join(names) if len(names) > 1 else f"Copies in {names[0]}",
             sorted(findings, key=lambda finding: -finding.severity.rank),
-            summary=_summary(leaks, subject),
+            summary={**_summary(leaks, subject), **_searched(beyond)},
             sections=[_counts_table(counts), _side_by_side(leaks, counts)] if counts else [],
         )
         self.pairs = Pairs(leaks)
         self._leaks = leaks
         self._names = names
+        self._subject = subject
+        self._beyond = beyond
 
     @cached_property
     def clusters(self) -> Clusters:
@@ -173,8 +187,122 @@ class LeakageReport(Report):
             raise ValueError(f"split: expected one of {self._names}, got {split!r}")
         return self._leaks.kept(self._names.index(split))
 
+    def impact(
+        self,
+        metric: Metric,
+        y_true: ArrayLike,
+        y_pred: ArrayLike,
+        split: str = "test",
+        *,
+        confidence: float = 0.95,
+        resamples: int = 1000,
+        seed: int = 0,
+    ) -> Impact:
+        """How much the leaked rows of ``split`` change a score.
 
-def _duplicates(leaks: _core.Leaks, count: Any, subject: Subject) -> Finding:
+        A row is leaked if it has a pair, or an entity, with a row of another split. The intervals
+        come from drawing rows with replacement, copies of each other together.
+
+        Args:
+            metric: Takes labels and predictions (as NumPy arrays) and returns a number, as
+                scikit-learn's do.
+            y_true: Labels of the rows of ``split``, shape ``(rows, ...)``.
+            y_pred: Predictions, shape ``(rows, ...)``.
+            split: Name of the split.
+            confidence: Coverage of the intervals, in (0, 1).
+            resamples: Number of draws; each calls ``metric`` three times. A draw for which it
+                raises ValueError, such as one of one class alone, is counted and left out.
+            seed: Of the draws.
+
+        Raises:
+            TypeError: If ``metric`` cannot be called.
+            ValueError: If there is no such split, lengths differ or a number is out of range.
+        """
+        if split not in self._names:
+            raise ValueError(f"split: expected one of {self._names}, got {split!r}")
+        at, (left, right, across) = self._names.index(split), self._links()
+        starts = self._starts()
+        part = slice(int(starts[at]), int(starts[at + 1]))
+        leaked = np.zeros(int(starts[-1]), dtype=bool)
+        leaked[left[across]] = leaked[right[across]] = True
+        with Bars() as bars:
+            return measure(
+                metric,
+                y_true,
+                y_pred,
+                split=split,
+                leaked=leaked[part],
+                clusters=_core.connected(len(leaked), left, right)[part].astype(np.int64),
+                confidence=confidence,
+                resamples=resamples,
+                seed=seed,
+                progress=bars,
+            )
+
+    def resplit(
+        self, sizes: Mapping[str, float] | None = None, *, seed: int = 0, keep: bool = True
+    ) -> Resplit:
+        """New splits in which no copy, declared group or entity is in two of them.
+
+        The label, if one was given, has about the same shares in all of them: rows alone fill up
+        each class to its quota; clusters of rows go, the largest first, where they fit best.
+
+        Args:
+            sizes: Share (or number) of rows by name of the new split. None keeps names and sizes.
+            seed: Of the random choices; equal seeds give equal splits.
+            keep: Whether rows stay in the split of the same name as far as that allows. Otherwise
+                every row is placed anew.
+
+        Returns:
+            The new split of each row, and the difference to the old ones.
+
+        Raises:
+            ValueError: If copies inside a split are not known, because the check was not made with
+                ``within=True``; if ``sizes`` are none, or there is no row.
+        """
+        if not self._subject.within:
+            raise ValueError(
+                "within: expected a report of check_leakage(..., within=True), since rows that "
+                "move must not leave a copy behind; or use gyrostat.leakage.resplit"
+            )
+        left, right, _ = self._links()
+        starts = self._starts()
+        n = int(starts[-1])
+        groups = self._beyond.groups
+        if groups is not None:
+            known = np.flatnonzero(~groups.missing)
+            first = np.full(groups.distinct, n, dtype=np.int64)
+            np.minimum.at(first, groups.codes[known], known)
+            left = np.concatenate([left, first[groups.codes[known]].astype(np.uint32)])
+            right = np.concatenate([right, known.astype(np.uint32)])
+        return assign(
+            np.repeat(np.arange(len(self._names)), np.diff(starts)),
+            self._names,
+            _core.connected(n, left, right).astype(np.int64),
+            named_classes(self._beyond.label),
+            sizes,
+            seed=seed,
+            keep=keep,
+        )
+
+    def _starts(self) -> NDArray[np.int64]:
+        """First row of each split over all splits, and one past the last row."""
+        return np.concatenate([[0], np.cumsum(list(self._subject.rows.values()))]).astype(np.int64)
+
+    def _links(self) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.bool_]]:
+        """Linked rows, counted over all splits, and whether they are in different ones."""
+        starts = self._starts()
+        left_split, left_row, right_split, right_row = self._leaks.rows()
+        left = (starts[left_split] + left_row).astype(np.uint32)
+        right = (starts[right_split] + right_row).astype(np.uint32)
+        if self.entities is not None:
+            more = self.entities.links()
+            left, right = np.concatenate([left, more[0]]), np.concatenate([right, more[1]])
+        split = np.repeat(np.arange(len(self._names)), np.diff(starts))
+        return left, right, split[left] != split[right]
+
+
+def _duplicates(leaks: _core.Leaks, count: Any, subject: Subject, chance: Explained) -> Finding:
     kind, left, right = count["kind"], count["left"], count["right"]
     code = _CODES[kind]
     what = f"{kind} {'copies' if kind != 'near' else 'duplicates'}"
@@ -194,24 +322,58 @@ def _duplicates(leaks: _core.Leaks, count: Any, subject: Subject) -> Finding:
     evidence = {key: count[key] for key in ("left", "right", "kind", "pairs")}
     evidence["left_rows"], evidence["right_rows"] = count["left_rows"], count["right_rows"]
     evidence["examples"] = [_example(leaks, index) for index in count["first"]]
-    return Finding(code, severity, value=float(count["pairs"]), message=message, evidence=evidence)
+    explained, expected = chance.get((left, right, kind), (False, None))
+    if explained:
+        severity = Severity.INFO
+        message += f"; no more than chance gives, which is about {expected:,.0f}"
+    elif expected is not None:
+        message += f"; chance gives about {expected:,.0f}"
+    evidence["expected_pairs"] = expected
+    return Finding(
+        code,
+        severity,
+        value=float(count["pairs"]),
+        expected=expected,
+        message=message,
+        evidence=evidence,
+    )
 
 
-def _conflicts(leaks: _core.Leaks, counts: Sequence[Any]) -> Iterator[Finding]:
-    """One finding for each pair of splits, whatever the kinds."""
+def _conflicts(leaks: _core.Leaks, counts: Sequence[Any], chance: Explained) -> Iterator[Finding]:
+    """One finding for each pair of splits, whatever the kinds.
+
+    Rows that are alike by chance are of different things, whose labels may differ: an info.
+    """
     conflicts: dict[tuple[str, str], list[Any]] = {}
     for count in counts:
         if count["conflicts"]:
             conflicts.setdefault((count["left"], count["right"]), []).append(count)
     code = CATALOGUE["leakage-label-conflict"]
     for (left, right), parts in conflicts.items():
-        pairs = sum(part["conflicts"] for part in parts)
+        by_chance = [p for p in parts if chance.get((left, right, p["kind"]), (False,))[0]]
+        told = [part for part in parts if part not in by_chance] or parts
+        pairs = sum(part["conflicts"] for part in told)
         where = f"inside {left}" if left == right else f"between {left} and {right}"
-        examples = [_example(leaks, index) for part in parts for index in part["first_conflicts"]]
-        evidence = {"left": left, "right": right, "pairs": pairs, "examples": examples}
         message = f"the labels of {_number(pairs, 'pair')} {where} differ"
+        alike = sum(part["conflicts"] for part in by_chance)
+        if told == by_chance:
+            message += ", which are alike by chance"
+        elif by_chance:
+            message += f", and of {alike:,} that are alike by chance"
+        examples = [_example(leaks, index) for part in told for index in part["first_conflicts"]]
+        evidence = {
+            "left": left,
+            "right": right,
+            "pairs": sum(part["conflicts"] for part in parts),
+            "by_chance": alike,
+            "examples": examples,
+        }
         yield Finding(
-            code.slug, code.severity, value=float(pairs), message=message, evidence=evidence
+            code.slug,
+            Severity.INFO if told == by_chance else code.severity,
+            value=float(pairs),
+            message=message,
+            evidence=evidence,
         )
 
 
@@ -264,6 +426,12 @@ def _times(
         "oldest": oldest,
     }
     return Finding(code.slug, code.severity, value=float(rows), message=message, evidence=evidence)
+
+
+def _searched(beyond: Beyond) -> dict[str, object]:
+    if beyond.searched is None:
+        return {}
+    return {"columns searched in": f"at most {beyond.searched:,} rows of each split"}
 
 
 def _summary(leaks: _core.Leaks, subject: Subject) -> dict[str, object]:
