@@ -424,6 +424,9 @@ class Clusters:
     def cluster(self, index: int) -> tuple[list[tuple[str, int]], int, float]: ...
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
 
+def sketches(
+    column: ArrowColumn | list[str | None], text: tuple[str, int, bool, bool], near: float
+) -> NDArray[np.uint32]: ...
 def find_leaks(
     splits: Sequence[tuple[str, Sequence[tuple[str, Any]]]],
     *,

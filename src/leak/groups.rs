@@ -1,6 +1,7 @@
 //! Groups of rows that are the same: by content, by normal form, by features.
 
 use std::collections::hash_map::Entry;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::Error;
 use crate::leak::hash::HashedMap;
@@ -10,7 +11,7 @@ use crate::parallel;
 /// Rows that one task works through. Fixed, so that the work is cut the same way on any machine.
 const CHUNK: usize = 64;
 /// Tasks between two reports of progress.
-const BLOCK: usize = 64;
+const BLOCK: usize = 16;
 /// Told about each phase of the work: its name, how much is done, how much there is. An error ends
 /// the work.
 pub type Progress<'a, E> = dyn FnMut(&'static str, usize, usize) -> Result<(), E> + 'a;
@@ -25,6 +26,12 @@ pub(crate) struct Lists<T> {
     values: Vec<T>,
 }
 
+impl<T: Copy> Default for Lists<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<T: Copy> Lists<T> {
     pub(crate) fn new() -> Self {
         Self { starts: vec![0], values: Vec::new() }
@@ -32,6 +39,11 @@ impl<T: Copy> Lists<T> {
 
     pub(crate) fn len(&self) -> usize {
         self.starts.len() - 1
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.starts.truncate(1);
+        self.values.clear();
     }
 
     /// Number of values in all lists.
@@ -44,6 +56,7 @@ impl<T: Copy> Lists<T> {
         self.starts.push(self.values.len());
     }
 
+    #[inline(always)]
     pub(crate) fn get(&self, i: usize) -> &[T] {
         &self.values[self.starts[i]..self.starts[i + 1]]
     }
@@ -105,24 +118,20 @@ impl Groups {
         let (mut normal, mut node) = (Vec::new(), Vec::new());
         let (mut forms, mut sets) = (HashedMap::default(), HashedMap::default());
         let mut features = Lists::new();
+        // Handed on from task to task, so that their memory is asked for once.
+        let workers: Mutex<Vec<Worker>> = Mutex::default();
         in_blocks(
             "normalise",
             first.len(),
             progress,
             |rows| {
-                let mut scratch = Scratch::default();
-                let (mut list, mut lists) = (Vec::new(), Lists::new());
-                let mut identities = Vec::with_capacity(rows.len());
-                for i in rows {
-                    let form = source.normalised(first[i], &mut scratch, &mut list);
-                    let set = if by_features { scratch.identity_of(&list) } else { form };
-                    identities.push((form, set));
-                    lists.push(&list);
-                }
-                vec![(identities, lists)]
+                let mut worker = free(&workers).pop().unwrap_or_default();
+                worker.work(source, by_features, rows.map(|i| first[i]));
+                vec![worker]
             },
-            |(identities, lists)| {
-                for (i, (form, set)) in identities.into_iter().enumerate() {
+            |worker| {
+                let lists = &worker.features;
+                for (i, &(form, set)) in worker.identities.iter().enumerate() {
                     let next = forms.len() as u32;
                     let form = match forms.entry(form) {
                         Entry::Occupied(known) => *known.get(),
@@ -137,6 +146,7 @@ impl Groups {
                     };
                     normal.push(form);
                 }
+                free(&workers).push(worker);
             },
         )?;
         let node_of = |&group: &u32| node[normal[group as usize] as usize];
@@ -144,6 +154,34 @@ impl Groups {
         let rows = Lists::by_key(sets.len(), members.map(|(row, group)| (node_of(group), row)));
         Ok(Self { exact, normal, rows, features })
     }
+}
+
+/// The buffers of one task, and what it found.
+#[derive(Default)]
+struct Worker {
+    scratch: Scratch,
+    list: Vec<u64>,
+    /// Of each row its normal form and its features.
+    identities: Vec<(u128, u128)>,
+    features: Lists<u64>,
+}
+
+impl Worker {
+    fn work(&mut self, source: &dyn Source, by_features: bool, rows: impl Iterator<Item = usize>) {
+        self.identities.clear();
+        self.features.clear();
+        for row in rows {
+            let form = source.normalised(row, &mut self.scratch, &mut self.list);
+            let set = if by_features { self.scratch.identity_of(&self.list) } else { form };
+            self.identities.push((form, set));
+            self.features.push(&self.list);
+        }
+    }
+}
+
+fn free(workers: &Mutex<Vec<Worker>>) -> MutexGuard<'_, Vec<Worker>> {
+    // A worker is whole whatever befell another.
+    workers.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The content group of every row, and the first row of every group.

@@ -60,8 +60,10 @@ fn fold(a: u64, b: u64) -> u64 {
 
 /// Identity of a list of hashes; the order counts.
 pub(crate) fn list(hashes: &[u64], scratch: &mut Vec<u8>) -> u128 {
-    scratch.clear();
-    scratch.extend(hashes.iter().flat_map(|hash| hash.to_le_bytes()));
+    scratch.resize(hashes.len() * 8, 0);
+    for (bytes, hash) in scratch.as_chunks_mut::<8>().0.iter_mut().zip(hashes) {
+        *bytes = hash.to_le_bytes();
+    }
     content(scratch)
 }
 

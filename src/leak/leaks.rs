@@ -124,7 +124,7 @@ impl Leaks {
         } else if options.exact {
             join.run(progress)?
         } else {
-            let likeness = ShingleSets::new(near);
+            let likeness = ShingleSets::new(near, features);
             statistics.recall = Some(likeness.recall());
             let within = options.within;
             let search = Search { features, homes: &homes, within, likeness: &likeness };

@@ -1,9 +1,13 @@
 //! Shingles: the set of word 5-grams of a text, as sorted 64-bit hashes.
 
+use crate::error::{Error, Result};
 use crate::leak::code;
+use crate::leak::column::{Cell, Column, Kind};
 use crate::leak::hash;
+use crate::leak::minhash::MinHash;
 use crate::leak::normalise::{self, Form};
 use crate::leak::tokens::Reader;
+use crate::parallel;
 
 /// Words in one shingle.
 pub const WORDS: usize = 5;
@@ -60,6 +64,7 @@ pub struct Shingler {
     options: TextOptions,
     reader: Reader,
     tokens: Vec<u64>,
+    grams: Vec<u64>,
     bytes: Vec<u8>,
     sorter: Sorter,
 }
@@ -71,6 +76,7 @@ impl Shingler {
             options,
             reader: Reader::default(),
             tokens: Vec::new(),
+            grams: Vec::new(),
             bytes: Vec::new(),
             sorter: Sorter::default(),
         }
@@ -85,8 +91,22 @@ impl Shingler {
         identity
     }
 
+    /// Replaces `sketch` by the sketch of the shingles of `text`.
+    pub fn sketch_into(&mut self, text: &str, minhash: &MinHash, sketch: &mut Vec<u32>) {
+        self.read(text);
+        // Minima do not mind repetition or order.
+        grams_into(&self.tokens, self.options.ngram, &mut self.grams);
+        minhash.sketch_into(&self.grams, sketch);
+    }
+
     /// The identity of the normal form of `text`: equal where all tokens are equal, one by one.
     pub fn identity(&mut self, text: &str) -> u128 {
+        self.read(text);
+        hash::list(&self.tokens, &mut self.bytes)
+    }
+
+    /// Reads the tokens of `text`.
+    fn read(&mut self, text: &str) {
         let TextOptions { unit, nfkc, fold_case, .. } = self.options;
         let form = Form { spaced: unit == Unit::Spaced, nfkc, fold_case };
         match unit {
@@ -113,8 +133,32 @@ impl Shingler {
                 code::tokens_into(text, &mut self.tokens);
             }
         }
-        hash::list(&self.tokens, &mut self.bytes)
     }
+}
+
+/// The sketches of all texts of a column, one after the other; that of a missing text is all ones.
+///
+/// # Errors
+/// [`Error::Type`] if the column holds anything but text.
+pub fn sketches(column: &dyn Column, options: TextOptions, minhash: &MinHash) -> Result<Vec<u32>> {
+    const CHUNK: usize = 64;
+    if let Kind::Other(kind) = column.kind() {
+        return Err(Error::type_("column", "a column of text", format!("one of {kind}s")));
+    }
+    let rows = column.len();
+    let chunks = parallel::map_indexed(rows.div_ceil(CHUNK), rows << 10, |i| {
+        let (mut shingler, mut sketch) = (Shingler::new(options), Vec::new());
+        let mut out = Vec::with_capacity(CHUNK * minhash.slots());
+        for row in i * CHUNK..rows.min((i + 1) * CHUNK) {
+            match column.cell(row) {
+                Cell::Text(text) => shingler.sketch_into(text, minhash, &mut sketch),
+                _ => minhash.sketch_into(&[], &mut sketch),
+            }
+            out.extend_from_slice(&sketch);
+        }
+        out
+    });
+    Ok(chunks.concat())
 }
 
 /// Replaces `out` by the shingles of a normal form (of the default options), sorted, each once.
@@ -142,8 +186,8 @@ fn grams_into(tokens: &[u64], n: usize, out: &mut Vec<u64>) {
     }
 }
 
-/// Sorts hashes: being spread evenly, they are dealt out by their high bits, which leaves but a few
-/// in each place.
+/// Sorts hashes: being spread evenly, they are dealt out by their high bits, which leaves almost all
+/// of them where they belong.
 #[derive(Default)]
 struct Sorter {
     starts: Vec<u32>,
@@ -152,56 +196,58 @@ struct Sorter {
 
 impl Sorter {
     /// Fewer hashes are sorted as they are.
-    const FEW: usize = 64;
-    /// Hashes in a place that are sorted by insertion.
-    const PLACE: usize = 12;
+    const FEW: usize = 32;
+    /// Neighbours in one place that a hash may have, on average.
+    const NEIGHBOURS: usize = 8;
 
     /// Sorts `hashes`, and leaves each once.
     fn distinct(&mut self, hashes: &mut Vec<u64>) {
-        if hashes.len() < Self::FEW || hashes.len() >= u32::MAX as usize {
+        if hashes.len() < Self::FEW || hashes.len() >= 1 << 31 {
             hashes.sort_unstable();
             hashes.dedup();
             return;
         }
-        let bits = (hashes.len() / 2).ilog2();
+        let bits = hashes.len().ilog2() + 1;
         let place = |hash: u64| (hash >> (64 - bits)) as usize;
         self.starts.clear();
-        self.starts.resize((1 << bits) + 1, 0);
+        self.starts.resize(1 << bits, 0);
         for &hash in hashes.iter() {
-            self.starts[place(hash)] += 1;
+            let count = &mut self.starts[place(hash)];
+            *count = count.wrapping_add(1);
         }
-        let mut sum = 0;
+        let (mut sum, mut neighbours) = (0_u32, 0_usize);
         for start in &mut self.starts {
-            sum += *start;
-            *start = sum;
+            let count = std::mem::replace(start, sum);
+            sum = sum.wrapping_add(count);
+            neighbours = neighbours.wrapping_add(count as usize * count as usize);
         }
-        // Dealt backwards, so that the ends become the starts.
-        self.dealt.clear();
+        if neighbours / hashes.len() > Self::NEIGHBOURS {
+            // A text that repeats itself: the pairs out of order could be without number.
+            hashes.sort_unstable();
+            hashes.dedup();
+            return;
+        }
         self.dealt.resize(hashes.len(), 0);
         for &hash in hashes.iter() {
             let at = &mut self.starts[place(hash)];
-            *at -= 1;
             self.dealt[*at as usize] = hash;
+            *at = at.wrapping_add(1);
         }
+        // Insertion: places ascend, so no hash leaves its own. Equal hashes are dropped on the way.
         let mut kept = 0;
-        for bounds in self.starts.windows(2) {
-            let place = &mut self.dealt[bounds[0] as usize..bounds[1] as usize];
-            if place.len() <= Self::PLACE {
-                for i in 1..place.len() {
-                    let mut j = i;
-                    while j > 0 && place[j - 1] > place[j] {
-                        place.swap(j - 1, j);
-                        j -= 1;
-                    }
-                }
-            } else {
-                place.sort_unstable(); // a text that repeats itself
+        for &hash in &self.dealt {
+            let mut at = kept;
+            while at > 0 && hashes[at - 1] > hash {
+                at -= 1;
             }
-            for &hash in place.iter() {
-                // Places ascend, so equal hashes are neighbours.
-                hashes[kept] = hash;
-                kept += usize::from(kept == 0 || hashes[kept - 1] != hash);
+            if at > 0 && hashes[at - 1] == hash {
+                continue;
             }
+            if at < kept {
+                hashes.copy_within(at..kept, at + 1);
+            }
+            hashes[at] = hash;
+            kept += 1;
         }
         hashes.truncate(kept);
     }
@@ -243,6 +289,25 @@ mod tests {
     fn the_order_of_words_counts() {
         assert_ne!(shingles("a b c d e"), shingles("e d c b a"));
         assert_ne!(shingles("ab c"), shingles("a bc"));
+    }
+
+    #[test]
+    fn texts_that_repeat_themselves_are_sorted_too() {
+        // Different hashes of one place, in turns.
+        let mut hashes: Vec<u64> = (0..200_000).map(|i| i % 5).collect();
+        Sorter::default().distinct(&mut hashes);
+        assert_eq!(hashes, [0, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_sketch_is_that_of_the_shingles() {
+        let column: Vec<Option<&str>> = vec![Some("a b a b a b a b c d e f g"), None, Some("")];
+        let minhash = MinHash::new(7);
+        let got = sketches(&column, TextOptions::default(), &minhash).unwrap();
+        let mut expected = Vec::new();
+        minhash.sketch_into(&shingles("a b a b a b a b c d e f g"), &mut expected);
+        expected.extend([u32::MAX; 14]);
+        assert_eq!(got, expected);
     }
 
     #[test]

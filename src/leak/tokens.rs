@@ -15,15 +15,10 @@ use crate::leak::normalise::{self, Class, Form};
 
 /// Bytes classified at once.
 const BLOCK: usize = 64;
-/// Blocks whose runs are found before they are hashed.
-const BLOCKS: usize = 64;
-const WINDOW: usize = BLOCK * BLOCKS;
 
 /// Reads the tokens of texts; keeps its buffers from text to text.
 #[derive(Default)]
 pub(crate) struct Reader {
-    /// Where runs begin and end, in turns.
-    edges: Vec<usize>,
     word: Vec<u8>,
 }
 
@@ -35,8 +30,7 @@ impl Reader {
 
     fn words_with(&mut self, kernel: Kernel, text: &str, form: Form, tokens: &mut Vec<u64>) {
         tokens.clear();
-        // Words of English are five letters and a space.
-        tokens.reserve(text.len() / 6);
+        tokens.reserve(text.len() / 4);
         read(kernel, text, form, self, tokens);
         if tokens.is_empty() && !text.is_ascii() {
             normalise::symbols_into(text, form, &mut self.word);
@@ -72,47 +66,55 @@ impl Reader {
 for_every_kernel! {
     fn read(text: &str, form: Form, reader: &mut Reader, tokens: &mut Vec<u64>) {
         let bytes = text.as_bytes();
-        let mut edges = std::mem::take(&mut reader.edges);
-        edges.clear();
-        let mut inside = 0; // 1 if the last byte was part of a run
-        for (at, window) in bytes.chunks(WINDOW).enumerate() {
-            let base = at * WINDOW;
-            let mut beyond = [0_u64; BLOCKS];
-            for (i, block) in window.chunks(BLOCK).enumerate() {
-                let (part, high) = if let Ok(block) = block.try_into() {
-                    classify(block, form)
+        let mut inside = 0; // 1 if the last byte was part of a run, which began at `open`
+        let (mut open, mut open_beyond) = (0, false);
+        for (i, block) in bytes.chunks(BLOCK).enumerate() {
+            let (part, beyond) = if let Ok(block) = block.try_into() {
+                classify(block, form)
+            } else {
+                let mut filled = [b' '; BLOCK];
+                filled[..block.len()].copy_from_slice(block);
+                classify(&filled, form)
+            };
+            let base = i * BLOCK;
+            let after = part << 1 | inside;
+            let (mut starts, mut ends) = (part & !after, after & !part);
+            if inside == 1 {
+                if ends == 0 {
+                    open_beyond |= beyond != 0;
+                    continue;
+                }
+                let end = ends.trailing_zeros();
+                ends &= ends - 1;
+                open_beyond |= beyond & !(u64::MAX << end) != 0;
+                let end = base + end as usize;
+                if open_beyond {
+                    run(text, open, end, form, reader, tokens);
                 } else {
-                    let mut filled = [b' '; BLOCK];
-                    filled[..block.len()].copy_from_slice(block);
-                    classify(&filled, form)
-                };
-                beyond[i] = high;
-                let mut turns = part ^ (part << 1 | inside);
-                inside = part >> 63;
-                let start = base + i * BLOCK;
-                while turns != 0 {
-                    edges.push(start + turns.trailing_zeros() as usize);
-                    turns &= turns - 1;
+                    tokens.push(ascii_word(bytes, open, end, form));
                 }
             }
-            let ascii = beyond.iter().all(|&high| high == 0);
-            let (whole, rest) = edges.as_chunks::<2>();
-            for &[start, end] in whole {
-                // A run from an earlier window is taken for a mixed one, which is right for all.
-                if start >= base && (ascii || !any_between(&beyond, start - base, end - base)) {
-                    tokens.push(ascii_word(bytes, start, end, form));
-                } else {
+            while ends != 0 {
+                let (start, end) = (starts.trailing_zeros(), ends.trailing_zeros());
+                (starts, ends) = (starts & (starts - 1), ends & (ends - 1));
+                let mixed = beyond & (u64::MAX << start) & !(u64::MAX << end) != 0;
+                let (start, end) = (base + start as usize, base + end as usize);
+                if mixed {
                     run(text, start, end, form, reader, tokens);
+                } else {
+                    tokens.push(ascii_word(bytes, start, end, form));
                 }
             }
-            let open = rest.first().copied();
-            edges.clear();
-            edges.extend(open);
+            if starts != 0 {
+                let start = starts.trailing_zeros();
+                open = base + start as usize;
+                open_beyond = beyond & (u64::MAX << start) != 0;
+            }
+            inside = part >> 63;
         }
-        if let Some(&start) = edges.first() {
-            run(text, start, bytes.len(), form, reader, tokens);
+        if inside == 1 {
+            run(text, open, bytes.len(), form, reader, tokens);
         }
-        reader.edges = edges;
     }
 }
 
@@ -136,19 +138,6 @@ fn run(
     } else {
         reader.mixed_run(run, form, tokens);
     }
-}
-
-/// Whether a bit is set in `start..end`, counted through all `masks`.
-#[inline(always)]
-fn any_between(masks: &[u64; BLOCKS], start: usize, end: usize) -> bool {
-    let (first, last) = (start / BLOCK, (end - 1) / BLOCK);
-    let (from, to) = (u64::MAX << (start % BLOCK), u64::MAX >> (BLOCK - 1 - (end - 1) % BLOCK));
-    if first == last {
-        return masks[first % BLOCKS] & from & to != 0;
-    }
-    masks[first % BLOCKS] & from != 0
-        || masks[last % BLOCKS] & to != 0
-        || masks[first + 1..last.min(BLOCKS)].iter().any(|&mask| mask != 0)
 }
 
 /// Which bytes are part of a run, and which are beyond ASCII.
@@ -176,7 +165,7 @@ const fn each(byte: u8) -> u64 {
 /// The high bit of each byte below 128 that is in `first..=last`.
 #[inline(always)]
 fn between(bytes: u64, first: u8, last: u8) -> u64 {
-    (bytes + each(128 - first)) & !(bytes + each(127 - last))
+    bytes.wrapping_add(each(128 - first)) & !bytes.wrapping_add(each(127 - last))
 }
 
 #[inline(always)]
@@ -223,9 +212,11 @@ fn ascii_word(bytes: &[u8], start: usize, end: usize, form: Form) -> u64 {
                 hash::halves(&whole)
             }
         };
+        // Of letters and digits, this bit is what tells capitals apart.
+        let case = if form.fold_case && !form.spaced { each(0x20) } else { 0 };
         let (keep_low, keep_high) = KEEP[left.min(PIECE)];
-        let (mut low, mut high) = (low & keep_low, high & keep_high);
-        if form.fold_case {
+        let (mut low, mut high) = ((low | case) & keep_low, (high | case) & keep_high);
+        if form.fold_case && form.spaced {
             (low, high) = (lower(low), lower(high));
         }
         state = hash::word_piece(state, low, high);
@@ -317,8 +308,8 @@ mod tests {
     }
 
     #[test]
-    fn runs_reach_across_blocks_and_windows() {
-        for len in [1, 15, 16, 17, 63, 64, 65, WINDOW - 1, WINDOW, WINDOW + 1, 3 * WINDOW + 7] {
+    fn runs_reach_across_blocks() {
+        for len in [1, 15, 16, 17, 63, 64, 65, 127, 128, 129, 1000] {
             for text in [
                 "Ab".repeat(len),
                 "x ".repeat(len),

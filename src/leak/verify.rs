@@ -33,7 +33,8 @@ fn reached(both: usize, total: usize, near: f64) -> Option<f64> {
 
 /// A number of common elements that every pair of `total` elements on both sides has, if its
 /// similarity reaches `near`: both / (total - both) >= near. Rounding makes it less, never more.
-fn least_overlap(total: usize, near: f64) -> usize {
+#[inline(always)]
+pub(crate) fn least_overlap(total: usize, near: f64) -> usize {
     ((total as f64 * near / (1.0 + near) * (1.0 - 1e-12)).ceil() as usize).saturating_sub(1)
 }
 

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, HashSet};
 
 use numpy::{
-    IntoPyArray, PyArray1, PyArrayDescrMethods, PyArrayMethods, PyReadonlyArray1, PyUntypedArray,
-    PyUntypedArrayMethods,
+    IntoPyArray, PyArray1, PyArray2, PyArrayDescrMethods, PyArrayMethods, PyReadonlyArray1,
+    PyUntypedArray, PyUntypedArrayMethods,
 };
 use pyo3::exceptions::{PyIndexError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -13,11 +13,14 @@ use pyo3::types::{PyCapsule, PyDict};
 
 use super::arrow::write_stream;
 use super::column::{Held, hold};
+use crate::leak::band::Banding;
 use crate::leak::clusters::{Cluster, clusters};
 use crate::leak::column::Column;
 use crate::leak::hash::Fingerprint;
+use crate::leak::minhash::MinHash;
 use crate::leak::table::{Count, clusters_to_arrow, counts, to_arrow};
 use crate::leak::{self, Accepted, Options, TextOptions, Unit, cells, overlap, time};
+use crate::leak::{self, Options, TextOptions, Unit, cells, overlap, shingle, time};
 
 /// Characters that are shown of a row.
 const SHOWN: usize = 240;
@@ -209,6 +212,23 @@ fn accepted_pairs(given: &[(String, String, bool)]) -> PyResult<HashSet<Accepted
         Ok((left.min(right), left.max(right), *conflict))
     };
     given.iter().map(pair).collect()
+/// Sketches of the texts of a column, one row each: the slots of as many bands as find pairs of the
+/// similarity `near`.
+#[pyfunction]
+pub(super) fn sketches<'py>(
+    py: Python<'py>,
+    column: &Bound<'py, PyAny>,
+    text: TextFields,
+    near: f64,
+) -> PyResult<Bound<'py, PyArray2<u32>>> {
+    let options = text_options(text)?;
+    Options::new(Some(near), true, false)?;
+    let held = hold(column, "the column", true)?;
+    let column = held.column();
+    let slots = Banding::for_threshold(near).slots();
+    let rows = column.len();
+    let values = py.detach(|| shingle::sketches(&*column, options, &MinHash::new(slots)))?;
+    values.into_pyarray(py).reshape([rows, slots])
 }
 
 /// Finds the pairs: of texts if `text`, with one column a split, else of rows. `progress` is called

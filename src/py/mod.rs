@@ -60,7 +60,7 @@ mod _core {
     #[pymodule_export]
     use super::curve::{Blocks, Window, trend};
     #[pymodule_export]
-    use super::leak::{Leaks, find_leaks, fingerprint, shared_groups, time_disorder};
+    use super::leak::{Leaks, find_leaks, fingerprint, shared_groups, sketches, time_disorder};
     #[pymodule_export]
     use super::pair::compare_all;
     #[pymodule_export]
