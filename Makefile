@@ -13,9 +13,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format bench bench-tensors bench-spikes bench-gym bench-kill \
-	bench-observe bench-ranks bench-contamination clean
-.PHONY: help demo test check format bench bench-tensors bench-spikes bench-gym bench-leakage \
-	bench-kill bench-observe bench-ranks clean
+	bench-observe bench-ranks bench-contamination bench-leakage clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:

@@ -19,8 +19,7 @@ use crate::leak::column::Column;
 use crate::leak::hash::Fingerprint;
 use crate::leak::minhash::MinHash;
 use crate::leak::table::{Count, clusters_to_arrow, counts, to_arrow};
-use crate::leak::{self, Accepted, Options, TextOptions, Unit, cells, overlap, time};
-use crate::leak::{self, Options, TextOptions, Unit, cells, overlap, shingle, time};
+use crate::leak::{self, Accepted, Options, TextOptions, Unit, cells, overlap, shingle, time};
 
 /// Characters that are shown of a row.
 const SHOWN: usize = 240;
@@ -212,6 +211,8 @@ fn accepted_pairs(given: &[(String, String, bool)]) -> PyResult<HashSet<Accepted
         Ok((left.min(right), left.max(right), *conflict))
     };
     given.iter().map(pair).collect()
+}
+
 /// Sketches of the texts of a column, one row each: the slots of as many bands as find pairs of the
 /// similarity `near`.
 #[pyfunction]
