@@ -5,7 +5,8 @@ use std::hint::black_box;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use gyrostat::error::Error;
 use gyrostat::leak::column::Column;
-use gyrostat::leak::{Leaks, Options, band::Banding, hash, minhash::MinHash, normalise, shingle};
+use gyrostat::leak::shingle::Shingler;
+use gyrostat::leak::{Leaks, Options, TextOptions, band::Banding, hash, minhash::MinHash};
 
 /// Text of `n` words drawn with Zipf-like frequencies, the same in every run.
 fn text(n: usize, seed: u64) -> String {
@@ -20,13 +21,10 @@ fn steps(criterion: &mut Criterion) {
     let text = text(1000, 0);
     let mut group = criterion.benchmark_group("leak");
     group.throughput(Throughput::Bytes(text.len() as u64));
-    let mut form = Vec::new();
-    group.bench_function("normalise", |b| {
-        b.iter(|| normalise::normalise_into(black_box(&text), &mut form));
-    });
-    let (mut words, mut shingles) = (Vec::new(), Vec::new());
+    let (mut shingler, mut shingles) = (Shingler::new(TextOptions::default()), Vec::new());
+    group.bench_function("tokens", |b| b.iter(|| shingler.identity(black_box(&text))));
     group.bench_function("shingles", |b| {
-        b.iter(|| shingle::shingles_into(black_box(&form), &mut words, &mut shingles));
+        b.iter(|| shingler.shingles_into(black_box(&text), &mut shingles));
     });
     let (banding, mut sketch) = (Banding::for_threshold(0.8), Vec::new());
     let minhash = MinHash::new(banding.slots());
@@ -50,8 +48,9 @@ fn check(criterion: &mut Criterion) {
             || [&train, &test].map(|texts| texts.iter().map(|t| Some(t.as_str())).collect()),
             |splits: [Vec<Option<&str>>; 2]| {
                 let columns: Vec<&dyn Column> = splits.iter().map(|s| s as &dyn Column).collect();
-                let options = Options::new(Some(0.8), false)?;
-                Leaks::in_texts::<Error>(&columns, None, options, &mut |_, _, _| Ok(()))
+                let (text, options) =
+                    (TextOptions::default(), Options::new(Some(0.8), false, false)?);
+                Leaks::in_texts::<Error>(&columns, text, None, options, &mut |_, _, _| Ok(()))
             },
             BatchSize::LargeInput,
         );

@@ -97,3 +97,22 @@ def test_a_file_that_is_not_what_its_ending_says_is_told(suffix, tmp_path, capsy
     path.write_bytes(b'\x00{"a": [1,\n2\xff')
     assert main(["leakage", str(path)]) == 2
     assert "train" in capsys.readouterr().err
+
+
+def test_findings_go_to_code_review(splits, tmp_path):
+    paths = [str(splits[name].with_suffix(".jsonl")) for name in ("train", "test")]
+    out = tmp_path / "leaks.sarif"
+    assert main(["leakage", *paths, "--text", "text", "--label", "label", "--sarif", str(out)]) == 1
+    told = json.loads(out.read_text(encoding="utf-8"))
+    assert told["version"] == "2.1.0"
+    (run_,) = told["runs"]
+    rules = [rule["id"] for rule in run_["tool"]["driver"]["rules"]]
+    assert rules == ["leakage-normalised-duplicate", "leakage-label-conflict"]
+    first = run_["results"][0]
+    assert rules[first["ruleIndex"]] == first["ruleId"]
+    assert first["level"] == "error"
+    (where,) = first["locations"]
+    assert where["logicalLocations"][0]["fullyQualifiedName"] == "test row 0"
+    assert where["physicalLocation"]["artifactLocation"]["uri"] == paths[1]
+    (other,) = first["relatedLocations"]
+    assert other["logicalLocations"][0]["fullyQualifiedName"] == "train row 0"

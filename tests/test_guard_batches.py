@@ -35,6 +35,9 @@ class NumpyRandom:
     def capture(self):
         return self.generator.bit_generator.state
 
+    def plain(self, captured):
+        return captured
+
     def restore(self, state):
         self.generator.bit_generator.state = state
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -121,11 +122,13 @@ def test_the_report_shows_the_pairs_side_by_side_and_escaped():
     report = gyrostat.check_leakage({"train": ["<script>x</script>"], "test": ["script x script"]})
     html = report.to_html()
     assert "<script>" not in html
-    assert "&lt;script&gt;x&lt;/script&gt;" in html
-    assert "script x script" in html
+    assert "<del>&lt;</del>script" in html
+    unmarked = re.sub("</?(del|ins)>", "", html)
+    assert "&lt;script&gt;x&lt;/script&gt;" in unmarked
+    assert "script x script" in unmarked
     counts, examples = report.sections
     assert counts.rows == [["train", "test", "normalised", 1, 1, 1, 0]]
-    assert len(examples.rows) == 1
+    assert len(examples.pairs) == 1
     assert json.loads(report.to_json())["exit_code"] == 1
 
 

@@ -32,6 +32,7 @@ class Gyrostat:
 
     def outcome(self):
         guard = self._guard
+        likeliest = guard.hypotheses[:1]
         told = [f for f in guard.findings if f.severity >= Severity.WARNING]
         acted = [i for i in guard.incidents if i.action is not Action.CONTINUE]
         return Outcome(
@@ -40,13 +41,15 @@ class Gyrostat:
             causes=[(cause.code, float(cause.score)) for cause in guard.hypotheses],
             blamed={
                 "layer": next(
-                    (f.culprit.layer for f in (*guard.hypotheses[:1], *told) if f.culprit.layer),
+                    (f.culprit.layer for f in (*likeliest, *told) if f.culprit.layer),
                     None,
                 ),
                 "batches": sorted(
                     self._positions[identity]
-                    for identity in guard.bad_batches
-                    | {f.culprit.batch for f in guard.findings if f.code == "outlier-batch"}
+                    for identity in guard.bad_batches.union(
+                        (f.culprit.batch for f in guard.findings if f.code == "outlier-batch"),
+                        *(cause.evidence.get("batches", ()) for cause in likeliest),
+                    )
                 ),
                 "samples": next(
                     (list(f.culprit.samples) for f in guard.findings if f.culprit.samples), []

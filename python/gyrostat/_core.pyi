@@ -389,9 +389,13 @@ class _Statistics(TypedDict):
     distinct: int
     bands: int
     recall: float | None
+    sampled: int
+    sampled_pairs: int
+    sampled_found: int
     compared: int
     cut_buckets: int
     cut_groups: int
+    accepted: int
 
 @final
 class Leaks:
@@ -399,17 +403,27 @@ class Leaks:
     def pair(self, index: int) -> tuple[str, int, str, int, str, float, bool | None]: ...
     def counts(self) -> list[_Count]: ...
     def shown(self, index: int) -> tuple[str, str]: ...
+    def identity(self, index: int) -> tuple[str, str, bool]: ...
     def statistics(self) -> _Statistics: ...
+    def clusters(self) -> Clusters: ...
     def kept(self, index: int) -> NDArray[np.int64]: ...
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
+
+@final
+class Clusters:
+    def __len__(self) -> int: ...
+    def cluster(self, index: int) -> tuple[list[tuple[str, int]], int, float]: ...
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
 
 def find_leaks(
     splits: Sequence[tuple[str, Sequence[tuple[str, Any]]]],
     *,
-    text: bool,
+    text: tuple[str, int, bool, bool] | None,
     labels: Sequence[Any] | None,
     near: float | None,
     within: bool,
+    exact: bool,
+    accepted: Sequence[tuple[str, str, bool]],
     examples: int,
     progress: Callable[[str, int, int], object],
 ) -> Leaks: ...

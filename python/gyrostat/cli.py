@@ -6,7 +6,7 @@ import argparse
 import importlib.util
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import gyrostat
@@ -63,6 +63,10 @@ def _parser() -> argparse.ArgumentParser:
     leakage.add_argument("--group", metavar="COL", help="column of groups")
     leakage.add_argument("--time", metavar="COL", help="column of times")
     leakage.add_argument("--near", type=float, default=0.8, help="least Jaccard similarity")
+    leakage.add_argument("--within", action="store_true", help="pairs inside one split count too")
+    leakage.add_argument("--exact", action="store_true", help="miss no near duplicate of texts")
+    leakage.add_argument("--baseline", metavar="FILE", help="pairs that were accepted before")
+    leakage.add_argument("--accept", metavar="FILE", help="write all pairs there as accepted")
     _add_outputs(leakage)
     leakage.set_defaults(run=_leakage)
 
@@ -74,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_outputs(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print the report as JSON")
     command.add_argument("--html", metavar="OUT", help="write the report as one HTML page")
+    command.add_argument("--sarif", metavar="OUT", help="write the findings for code review")
 
 
 def _demo(args: argparse.Namespace) -> int:
@@ -84,20 +89,22 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _audit(args: argparse.Namespace) -> int:
-    if args.html and len(args.paths) > 1:
-        raise ValueError("--html: expected one PATH with it")
+    for option in ("html", "sarif"):
+        if getattr(args, option) and len(args.paths) > 1:
+            raise ValueError(f"--{option}: expected one PATH with it")
     reports = [gyrostat.audit(path) for path in args.paths]
-    return _show(reports, args)
+    return _show(reports, args, {"": Path(args.paths[0]).as_posix()})
 
 
 def _leakage(args: argparse.Namespace) -> int:
     from gyrostat.leakage.files import read_split
 
-    splits = {}
+    splits, places = {}, {}
     for path in map(Path, args.paths):
         # Files of one name in different folders are told apart by the folder.
         name = path.stem if path.stem not in splits else str(path)
         splits[name] = read_split(path)
+        places[name] = path.as_posix()
     report = gyrostat.check_leakage(
         splits,
         text=args.text,
@@ -105,8 +112,13 @@ def _leakage(args: argparse.Namespace) -> int:
         group=args.group,
         time=args.time,
         near=args.near,
+        within=args.within,
+        exact=args.exact,
+        baseline=args.baseline,
     )
-    return _show([report], args)
+    if args.accept:
+        report.save_baseline(args.accept)
+    return _show([report], args, places)
 
 
 def _info(_args: argparse.Namespace) -> int:
@@ -121,7 +133,7 @@ def _info(_args: argparse.Namespace) -> int:
     return 0
 
 
-def _show(reports: Sequence[Report], args: argparse.Namespace) -> int:
+def _show(reports: Sequence[Report], args: argparse.Namespace, places: Mapping[str, str]) -> int:
     if args.json:
         shown = [report.to_dict() for report in reports]
         print(json.dumps(shown[0] if len(shown) == 1 else shown, allow_nan=False, indent=1))
@@ -130,4 +142,7 @@ def _show(reports: Sequence[Report], args: argparse.Namespace) -> int:
     if args.html:
         path = reports[0].save(args.html)
         print(f"report: {path.resolve()}", file=sys.stderr)
+    if args.sarif:
+        text = json.dumps(reports[0].to_sarif(places), allow_nan=False, indent=1)
+        Path(args.sarif).write_text(text, encoding="utf-8")
     return max(report.exit_code for report in reports)

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from gyrostat._diff import marked
+from gyrostat._sarif import sarif
 from gyrostat._svg import Mark, line_chart
 from gyrostat.findings import CATALOGUE, Finding, Severity, plain, worst
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Chart", "Report", "Table"]
+__all__ = ["Chart", "Report", "SideBySide", "Table"]
 
 _STYLE = """
 .g-report{--ink:#1b1f24;--soft:#57606a;--line:#d0d7de;--paper:#fff;--c0:#0550ae;--c1:#953800;
@@ -32,7 +34,9 @@ font:14px/1.5 system-ui,sans-serif;padding:16px;max-width:900px}
 .g-report th,.g-report td{border-bottom:1px solid var(--line);padding:4px 8px;text-align:left;
 vertical-align:top;background:none;color:var(--ink);overflow-wrap:break-word}
 .g-report td.g-warning{color:var(--warn)}.g-report td.g-critical{color:var(--bad)}
-.g-report .g-soft{color:var(--soft)}
+.g-report .g-soft{color:var(--soft)}.g-report .g-sides td{width:50%}
+.g-report del{color:var(--bad);text-decoration:line-through}
+.g-report ins{color:var(--c2);text-decoration:underline;font-weight:600}
 .g-chart{width:100%;height:auto;font:11px system-ui,sans-serif;fill:var(--ink)}
 .g-chart .g-title{font-size:13px;font-weight:600}
 .g-line{fill:none;stroke-width:1.3}.g-line0{stroke:var(--c0)}.g-line1{stroke:var(--c1)}
@@ -118,6 +122,38 @@ class Table:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class SideBySide:
+    """Pairs of texts, with the words marked that are not in both.
+
+    Attributes:
+        title: What the pairs are.
+        pairs: For each a heading, the name and the text of the left, and those of the right.
+    """
+
+    title: str
+    pairs: Sequence[tuple[str, str, str, str, str]]
+
+    def to_html(self) -> str:
+        """One ``<table>`` element under a heading."""
+        rows = []
+        for heading, left_name, left, right_name, right in self.pairs:
+            names = f"<b>{escape(left_name)}</b> and <b>{escape(right_name)}</b>"
+            sides = "".join(f"<td>{side}</td>" for side in marked(left, right))
+            rows.append(
+                f'<tr><th colspan="2" scope="rowgroup">{escape(heading)}: {names}</th></tr>'
+                f"<tr>{sides}</tr>"
+            )
+        body = "".join(rows)
+        return f'<h3>{escape(self.title)}</h3><table class="g-sides"><tbody>{body}</tbody></table>'
+
+    def to_dict(self) -> dict[str, Any]:
+        """The pairs as plain values."""
+        names = ("heading", "left", "left_text", "right", "right_text")
+        pairs = [dict(zip(names, pair, strict=True)) for pair in self.pairs]
+        return {"title": self.title, "pairs": pairs}
+
+
 class Report:
     """What Gyrostat found, and the picture of it.
 
@@ -125,7 +161,7 @@ class Report:
         title: One line.
         findings: In the order in which they are shown.
         summary: A few named values that put the findings in proportion.
-        sections: Charts and tables, shown in order after the findings.
+        sections: Charts, tables and pairs of texts, shown in order after the findings.
     """
 
     def __init__(
@@ -134,12 +170,12 @@ class Report:
         findings: Sequence[Finding] = (),
         *,
         summary: Mapping[str, object] | None = None,
-        sections: Sequence[Chart | Table] = (),
+        sections: Sequence[Chart | SideBySide | Table] = (),
     ) -> None:
         self.title = title
         self.findings: tuple[Finding, ...] = tuple(findings)
         self.summary: dict[str, object] = dict(summary or {})
-        self.sections: tuple[Chart | Table, ...] = tuple(sections)
+        self.sections: tuple[Chart | SideBySide | Table, ...] = tuple(sections)
 
     @property
     def exit_code(self) -> int:
@@ -182,6 +218,15 @@ class Report:
         """:meth:`to_dict` as strict JSON text."""
         return json.dumps(self.to_dict(), allow_nan=False, indent=1)
 
+    def to_sarif(self, places: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """The findings in SARIF 2.1.0, which code-review and CI tools show.
+
+        Args:
+            places: The file of each split by name, relative to the repository; under "" that of
+                what is of no split, such as the log of a run.
+        """
+        return sarif(self.findings, places or {})
+
     def to_pandas(self) -> pd.DataFrame:
         """The findings as a table, one row each.
 
@@ -197,13 +242,13 @@ class Report:
         return pd.DataFrame(rows, columns=[*columns, "culprit"])
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Writes the report as one self-contained HTML page (or JSON if ``path`` ends so).
+        """Writes the report as one self-contained HTML page, or as its name ends JSON or SARIF.
 
         Returns:
             The path written.
 
         Raises:
-            ValueError: If ``path`` ends in neither ``.html``, ``.htm`` nor ``.json``.
+            ValueError: If ``path`` ends in none of ``.html``, ``.htm``, ``.json`` and ``.sarif``.
         """
         path = Path(path)
         match path.suffix.lower():
@@ -211,8 +256,11 @@ class Report:
                 text = self.to_html()
             case ".json":
                 text = self.to_json()
+            case ".sarif":
+                text = json.dumps(self.to_sarif(), allow_nan=False, indent=1)
             case other:
-                raise ValueError(f"path: expected a name ending in .html or .json, got {other!r}")
+                expected = "a name ending in .html, .json or .sarif"
+                raise ValueError(f"path: expected {expected}, got {other!r}")
         path.write_text(text, encoding="utf-8")
         return path
 

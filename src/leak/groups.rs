@@ -8,7 +8,7 @@ use crate::leak::source::{Scratch, Source};
 use crate::parallel;
 
 /// Rows that one task works through. Fixed, so that the work is cut the same way on any machine.
-const CHUNK: usize = 256;
+const CHUNK: usize = 64;
 /// Tasks between two reports of progress.
 const BLOCK: usize = 64;
 /// Told about each phase of the work: its name, how much is done, how much there is. An error ends
@@ -32,6 +32,11 @@ impl<T: Copy> Lists<T> {
 
     pub(crate) fn len(&self) -> usize {
         self.starts.len() - 1
+    }
+
+    /// Number of values in all lists.
+    pub(crate) fn total(&self) -> usize {
+        self.values.len()
     }
 
     pub(crate) fn push(&mut self, list: &[T]) {
@@ -106,30 +111,32 @@ impl Groups {
             progress,
             |rows| {
                 let mut scratch = Scratch::default();
-                let mut out = Vec::with_capacity(rows.len());
+                let (mut list, mut lists) = (Vec::new(), Lists::new());
+                let mut identities = Vec::with_capacity(rows.len());
                 for i in rows {
-                    let mut list = Vec::new();
                     let form = source.normalised(first[i], &mut scratch, &mut list);
                     let set = if by_features { scratch.identity_of(&list) } else { form };
-                    out.push((form, set, list));
+                    identities.push((form, set));
+                    lists.push(&list);
                 }
-                out
+                vec![(identities, lists)]
             },
-            |form_set_list| {
-                let (form, set, list) = form_set_list;
-                let next = forms.len() as u32;
-                let form = match forms.entry(form) {
-                    Entry::Occupied(known) => *known.get(),
-                    Entry::Vacant(new) => {
-                        let next_node = sets.len() as u32;
-                        node.push(*sets.entry(set).or_insert_with(|| {
-                            features.push(&list);
-                            next_node
-                        }));
-                        *new.insert(next)
-                    }
-                };
-                normal.push(form);
+            |(identities, lists)| {
+                for (i, (form, set)) in identities.into_iter().enumerate() {
+                    let next = forms.len() as u32;
+                    let form = match forms.entry(form) {
+                        Entry::Occupied(known) => *known.get(),
+                        Entry::Vacant(new) => {
+                            let next_node = sets.len() as u32;
+                            node.push(*sets.entry(set).or_insert_with(|| {
+                                features.push(lists.get(i));
+                                next_node
+                            }));
+                            *new.insert(next)
+                        }
+                    };
+                    normal.push(form);
+                }
             },
         )?;
         let node_of = |&group: &u32| node[normal[group as usize] as usize];
@@ -182,7 +189,7 @@ pub(crate) fn in_blocks<T: Send, E>(
     for block in (0..n).step_by(CHUNK * BLOCK) {
         let end = n.min(block + CHUNK * BLOCK);
         let chunks = (end - block).div_ceil(CHUNK);
-        // A row is taken for 1 KiB of work: a few chunks are worth waking the pool for.
+        // A row is taken for 1 KiB of work: some hundred are worth waking the pool for.
         for results in parallel::map_indexed(chunks, (end - block) << 10, |i| {
             let start = block + i * CHUNK;
             map(start..end.min(start + CHUNK))

@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::hash::{BuildHasherDefault, Hasher};
 
-use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_64_with_seed, xxh3_128};
+use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed, xxh3_128};
 
 /// Odd multiplier of the polynomial over a sequence of hashes (2^64 divided by the golden ratio).
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -16,9 +16,53 @@ pub fn content(bytes: &[u8]) -> u128 {
     xxh3_128(bytes)
 }
 
-/// Hash of one word.
+/// Hash of one word: pieces of 16 bytes (the last one filled up with zeros), each multiplied into
+/// the 128-bit product of two halves, whose halves are added without carry (as in wyhash). The same
+/// on every machine.
 pub fn word(bytes: &[u8]) -> u64 {
-    xxh3_64(bytes)
+    let mut state = 0;
+    for piece in bytes.chunks(PIECE) {
+        let mut whole = [0; PIECE];
+        whole[..piece.len()].copy_from_slice(piece);
+        let (low, high) = halves(&whole);
+        state = word_piece(state, low, high);
+    }
+    word_end(state, bytes.len())
+}
+
+/// Bytes of a word that are hashed at once.
+pub(crate) const PIECE: usize = 16;
+
+/// Both halves of a piece, in the order of little-endian machines.
+#[inline(always)]
+pub(crate) fn halves(piece: &[u8; PIECE]) -> (u64, u64) {
+    let both = u128::from_le_bytes(*piece);
+    (both as u64, (both >> 64) as u64)
+}
+
+/// The state of [`word`] after one more piece.
+#[inline(always)]
+pub(crate) fn word_piece(state: u64, low: u64, high: u64) -> u64 {
+    fold(state ^ low ^ 0xa076_1d64_78bd_642f, high ^ 0xe703_7ed1_a0b4_28db)
+}
+
+/// The hash of a word of `len` bytes, from its last state.
+#[inline(always)]
+pub(crate) fn word_end(state: u64, len: usize) -> u64 {
+    fold(state ^ len as u64, 0x8ebc_6af0_9c88_c6e3)
+}
+
+#[inline(always)]
+fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    product as u64 ^ (product >> 64) as u64
+}
+
+/// Identity of a list of hashes; the order counts.
+pub(crate) fn list(hashes: &[u64], scratch: &mut Vec<u8>) -> u128 {
+    scratch.clear();
+    scratch.extend(hashes.iter().flat_map(|hash| hash.to_le_bytes()));
+    content(scratch)
 }
 
 /// Hash of one cell of the column `column`.
@@ -27,6 +71,7 @@ pub fn cell(column: usize, bytes: &[u8]) -> u64 {
 }
 
 /// The finaliser of Murmur3: every bit of `h` reaches every bit of the result, one to one.
+#[inline(always)]
 pub const fn mix(mut h: u64) -> u64 {
     h ^= h >> 33;
     h = h.wrapping_mul(0xff51_afd7_ed55_8ccd);
@@ -36,6 +81,7 @@ pub const fn mix(mut h: u64) -> u64 {
 }
 
 /// Hash of a short sequence of hashes; the order counts.
+#[inline(always)]
 pub fn sequence(values: impl IntoIterator<Item = u64>) -> u64 {
     let h = values.into_iter().fold(1, |h: u64, v| h.wrapping_mul(STEP).wrapping_add(v));
     mix(h)

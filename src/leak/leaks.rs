@@ -1,14 +1,18 @@
 //! The whole search: from sources to pairs.
 
+use std::collections::HashSet;
+
 use crate::error::{Error, Result};
 use crate::leak::cells;
 use crate::leak::clean;
 use crate::leak::column::{Cell, Column};
 use crate::leak::groups::{Groups, Progress};
+use crate::leak::join::Join;
 use crate::leak::likeness::{CellBlocks, Likeness, ShingleSets};
 use crate::leak::pairs::{Expansion, Kind, Pair};
-use crate::leak::search::{Found, MIXED, Search};
-use crate::leak::source::{Rows, Source, Texts, locate};
+use crate::leak::search::{Edge, Found, MIXED, Search};
+use crate::leak::shingle::TextOptions;
+use crate::leak::source::{Rows, Scratch, Source, Texts, locate};
 
 /// What counts as a leak.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -17,17 +21,19 @@ pub struct Options {
     pub near: Option<f64>,
     /// Whether pairs inside one split count.
     pub within: bool,
+    /// Whether texts are compared so that no near duplicate is missed.
+    pub exact: bool,
 }
 
 impl Options {
     /// # Errors
     /// [`Error::Value`] if `near` is not in (0, 1].
-    pub fn new(near: Option<f64>, within: bool) -> Result<Self> {
+    pub fn new(near: Option<f64>, within: bool, exact: bool) -> Result<Self> {
         match near {
             Some(near) if !(near > 0.0 && near <= 1.0) => {
                 Err(Error::value("near", "a number above 0 and at most 1, or None", near))
             }
-            _ => Ok(Self { near, within }),
+            _ => Ok(Self { near, within, exact }),
         }
     }
 }
@@ -45,13 +51,25 @@ pub struct Statistics {
     pub bands: usize,
     /// Probability that a pair right at the threshold was compared.
     pub recall: Option<f64>,
+    /// Texts drawn at random, of which all near duplicates were looked up to measure the recall.
+    pub sampled: usize,
+    /// Pairs of different features that they are part of.
+    pub sampled_pairs: usize,
+    /// How many of these pairs were found.
+    pub sampled_found: usize,
     /// Similarities computed.
     pub compared: usize,
     /// Buckets of near duplicates too large to be compared in full.
     pub cut_buckets: usize,
     /// Groups with more pairs than are listed.
     pub cut_groups: usize,
+    /// Pairs that were found and are left out because somebody accepted them.
+    pub accepted: usize,
 }
+
+/// A pair by its content, so that it is known again wherever its rows stand: the identities of both,
+/// the smaller first, and whether the labels differ.
+pub type Accepted = (u64, u64, bool);
 
 /// One row of the table of pairs.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -75,6 +93,8 @@ pub struct Leaks {
     pairs: Vec<Pair>,
     conflicts: Vec<Option<bool>>,
     kept: Vec<Vec<usize>>,
+    /// Rows that are in a pair, ascending, with the identity of their content.
+    identities: Vec<(u32, u64)>,
     statistics: Statistics,
 }
 
@@ -85,15 +105,40 @@ impl Leaks {
     /// [`Error`] for columns that hold no text; whatever `progress` returns.
     pub fn in_texts<E: From<Error>>(
         splits: &[&dyn Column],
+        text: TextOptions,
         labels: Option<&[&dyn Column]>,
         options: Options,
         progress: &mut Progress<'_, E>,
     ) -> std::result::Result<Self, E> {
-        let source = Texts::new(splits.to_vec(), options.near.is_some())?;
+        let source = Texts::new(splits.to_vec(), text, options.near.is_some())?;
         let groups = Groups::new(&source, options.near.is_some(), progress)?;
-        let likeness = options.near.map(ShingleSets::new);
-        let likeness = likeness.as_ref().map(|likeness| likeness as &dyn Likeness);
-        Self::new(&source, &groups, likeness, labels, options, progress)
+        let Some(near) = options.near else {
+            return Self::new(&source, &groups, None, labels, options, progress);
+        };
+        let homes = homes(&groups, source.ends());
+        let features = &groups.features;
+        let join = Join { features, homes: &homes, within: options.within, near };
+        let mut statistics = Statistics { recall: Some(1.0), ..Statistics::default() };
+        let found = if near >= 1.0 {
+            Found::default() // nodes have different features, so none reach similarity 1
+        } else if options.exact {
+            join.run(progress)?
+        } else {
+            let likeness = ShingleSets::new(near);
+            statistics.recall = Some(likeness.recall());
+            let within = options.within;
+            let search = Search { features, homes: &homes, within, likeness: &likeness };
+            statistics.bands = likeness.bands();
+            let found = search.run(progress)?;
+            let sample = join.sample(progress)?;
+            let key = |edge: &Edge| (edge.left, edge.right);
+            let is_found = |edge: &&Edge| found.edges.binary_search_by_key(&key(edge), key).is_ok();
+            statistics.sampled = sample.nodes;
+            statistics.sampled_pairs = sample.edges.len();
+            statistics.sampled_found = sample.edges.iter().filter(is_found).count();
+            found
+        };
+        Self::new(&source, &groups, Some((found, statistics)), labels, options, progress)
     }
 
     /// Looks for table rows that are the same; `splits[s][c]` is column `c` of split `s`.
@@ -108,30 +153,33 @@ impl Leaks {
     ) -> std::result::Result<Self, E> {
         let source = Rows::new(splits, options.near.is_some())?;
         let groups = Groups::new(&source, false, progress)?;
-        let likeness = options.near.map(|near| CellBlocks::new(near, &groups.features));
-        let likeness = likeness.as_ref().map(|likeness| likeness as &dyn Likeness);
-        Self::new(&source, &groups, likeness, labels, options, progress)
+        let Some(near) = options.near else {
+            return Self::new(&source, &groups, None, labels, options, progress);
+        };
+        let likeness = CellBlocks::new(near, &groups.features);
+        let (recall, bands) = (Some(likeness.recall()), likeness.bands());
+        let statistics = Statistics { recall, bands, ..Statistics::default() };
+        let found = if near < 1.0 {
+            let homes = homes(&groups, source.ends());
+            let (features, within) = (&groups.features, options.within);
+            Search { features, homes: &homes, within, likeness: &likeness }.run(progress)?
+        } else {
+            Found::default()
+        };
+        Self::new(&source, &groups, Some((found, statistics)), labels, options, progress)
     }
 
     fn new<E: From<Error>>(
         source: &dyn Source,
         groups: &Groups,
-        likeness: Option<&dyn Likeness>,
+        found: Option<(Found, Statistics)>,
         labels: Option<&[&dyn Column]>,
         options: Options,
         progress: &mut Progress<'_, E>,
     ) -> std::result::Result<Self, E> {
         let ends = source.ends().to_vec();
-        let Options { near, within } = options;
-        let homes: Vec<u32> = (0..groups.nodes()).map(|node| home(groups, &ends, node)).collect();
-        // Nodes have different features, so none reach similarity 1.
-        let found = match likeness.filter(|_| near.is_some_and(|near| near < 1.0)) {
-            Some(likeness) => {
-                let features = &groups.features;
-                Search { features, homes: &homes, within, likeness }.run(progress)?
-            }
-            None => Found::default(),
-        };
+        let within = options.within;
+        let (found, statistics) = found.unwrap_or_default();
         progress("pairs", 0, 1)?;
         let (pairs, cut_groups) = Expansion::new(groups, &ends, within).run(&found.edges);
         let kept = clean::kept(groups, &ends, &found.edges, within);
@@ -139,18 +187,18 @@ impl Leaks {
             Some(labels) => conflicts(labels, &ends, &pairs),
             None => vec![None; pairs.len()],
         };
+        let identities = identities(source, &pairs);
         progress("pairs", 1, 1)?;
         let statistics = Statistics {
             rows: source.rows(),
             missing: groups.missing(),
             distinct: groups.normal.len(),
-            bands: likeness.map_or(0, Likeness::bands),
-            recall: likeness.map(Likeness::recall),
             compared: found.compared,
             cut_buckets: found.cut_buckets,
             cut_groups,
+            ..statistics
         };
-        Ok(Self { ends, pairs, conflicts, kept, statistics })
+        Ok(Self { ends, pairs, conflicts, kept, identities, statistics })
     }
 
     /// Number of pairs.
@@ -167,18 +215,47 @@ impl Leaks {
     pub fn get(&self, index: usize) -> Option<Leak> {
         let pair = self.pairs.get(index)?;
         Some(Leak {
-            left: locate(&self.ends, pair.left),
-            right: locate(&self.ends, pair.right),
+            left: locate(&self.ends, pair.left as usize),
+            right: locate(&self.ends, pair.right as usize),
             kind: pair.kind,
             similarity: pair.similarity,
             label_conflict: self.conflicts[index],
         })
     }
 
+    /// The pair at `index` by its content.
+    pub fn identity(&self, index: usize) -> Option<Accepted> {
+        let pair = self.pairs.get(index)?;
+        let content = |row: u32| {
+            let place = self.identities.binary_search_by_key(&row, |known| known.0);
+            place.map_or(0, |place| self.identities[place].1)
+        };
+        let (left, right) = (content(pair.left), content(pair.right));
+        Some((left.min(right), left.max(right), self.conflicts[index] == Some(true)))
+    }
+
+    /// Leaves out the pairs that are `accepted`. The rows to keep stay as they are.
+    pub fn accept(&mut self, accepted: &HashSet<Accepted>) {
+        let stays: Vec<bool> = (0..self.len())
+            .map(|index| self.identity(index).is_none_or(|pair| !accepted.contains(&pair)))
+            .collect();
+        let mut each = stays.iter();
+        self.pairs.retain(|_| each.next().is_none_or(|&stays| stays));
+        let mut each = stays.iter();
+        self.conflicts.retain(|_| each.next().is_none_or(|&stays| stays));
+        self.statistics.accepted += stays.len() - self.pairs.len();
+    }
+
     /// Rows to keep of a split, ascending: all but those with a kept copy in a later split or, if
     /// pairs inside one split count, earlier in their own.
     pub fn kept(&self, split: usize) -> Option<&[usize]> {
         self.kept.get(split).map(Vec::as_slice)
+    }
+
+    /// Number of rows of a split.
+    pub fn rows(&self, split: usize) -> usize {
+        let start = if split == 0 { 0 } else { self.ends[split - 1] };
+        self.ends.get(split).map_or(0, |end| end - start)
     }
 
     /// Number of splits.
@@ -192,12 +269,26 @@ impl Leaks {
     }
 }
 
-/// The only split that a node has rows in, or [`MIXED`].
-fn home(groups: &Groups, ends: &[usize], node: usize) -> u32 {
-    let rows = groups.rows.get(node);
-    let ends_of = |row: Option<&usize>| row.map_or(0, |&row| locate(ends, row).0);
-    let (first, last) = (ends_of(rows.first()), ends_of(rows.last()));
-    if first == last { first as u32 } else { MIXED }
+/// The rows of the pairs with the identity of their content.
+fn identities(source: &dyn Source, pairs: &[Pair]) -> Vec<(u32, u64)> {
+    let mut rows: Vec<u32> = pairs.iter().flat_map(|pair| [pair.left, pair.right]).collect();
+    rows.sort_unstable();
+    rows.dedup();
+    let mut scratch = Scratch::default();
+    let content = |row: u32| source.exact(row as usize, &mut scratch).unwrap_or_default() as u64;
+    let contents: Vec<u64> = rows.iter().copied().map(content).collect();
+    rows.into_iter().zip(contents).collect()
+}
+
+/// The only split that each node has rows in, or [`MIXED`].
+fn homes(groups: &Groups, ends: &[usize]) -> Vec<u32> {
+    let split_of = |row: Option<&usize>| row.map_or(0, |&row| locate(ends, row).0);
+    let home = |node| {
+        let rows = groups.rows.get(node);
+        let (first, last) = (split_of(rows.first()), split_of(rows.last()));
+        if first == last { first as u32 } else { MIXED }
+    };
+    (0..groups.nodes()).map(home).collect()
 }
 
 /// Whether the labels of each pair differ, `None` where one is missing.
@@ -211,8 +302,8 @@ fn conflicts(labels: &[&dyn Column], ends: &[usize], pairs: &[Pair]) -> Vec<Opti
     cells::encode(Cell::Missing, &mut missing);
     let (mut left, mut right) = (Vec::new(), Vec::new());
     let differ = |pair: &Pair| {
-        label(pair.left, &mut left);
-        label(pair.right, &mut right);
+        label(pair.left as usize, &mut left);
+        label(pair.right as usize, &mut right);
         (left != missing && right != missing).then_some(left != right)
     };
     pairs.iter().map(differ).collect()
@@ -227,11 +318,17 @@ mod tests {
     type Split = Vec<Option<String>>;
 
     fn search(splits: &[Split], near: Option<f64>, within: bool) -> Leaks {
+        search_with(splits, Options::new(near, within, false).unwrap())
+    }
+
+    fn search_with(splits: &[Split], options: Options) -> Leaks {
         let views: Vec<Vec<Option<&str>>> =
             splits.iter().map(|texts| texts.iter().map(Option::as_deref).collect()).collect();
         let columns: Vec<&dyn Column> = views.iter().map(|texts| texts as &dyn Column).collect();
-        let options = Options::new(near, within).unwrap();
-        Leaks::in_texts::<Error>(&columns, None, options, &mut |_, _, _| Ok(())).unwrap()
+        Leaks::in_texts::<Error>(&columns, TextOptions::default(), None, options, &mut |_, _, _| {
+            Ok(())
+        })
+        .unwrap()
     }
 
     fn list(leaks: &Leaks) -> Vec<Leak> {
@@ -288,7 +385,13 @@ mod tests {
     proptest! {
         #[test]
         fn every_pair_is_found_and_no_other(splits in splits(), near in prop::option::of(0.3_f64..=1.0), within in any::<bool>()) {
-            prop_assert_eq!(list(&search(&splits, near, within)), brute_force(&splits, near, within));
+            let expected = brute_force(&splits, near, within);
+            for exact in [false, true] {
+                let leaks = search_with(&splits, Options::new(near, within, exact).unwrap());
+                prop_assert_eq!(&list(&leaks), &expected);
+                let statistics = leaks.statistics();
+                prop_assert_eq!(statistics.sampled_found, statistics.sampled_pairs);
+            }
         }
 
         #[test]
@@ -384,7 +487,7 @@ mod tests {
             texts.collect::<Vec<_>>().leak()
         };
         let splits = vec![borrow(leak(left)), borrow(leak(right))];
-        let options = Options::new(Some(0.8), false).unwrap();
+        let options = Options::new(Some(0.8), false, false).unwrap();
         let leaks = Leaks::in_rows::<Error>(splits, None, options, &mut |_, _, _| Ok(())).unwrap();
         let found: Vec<(usize, usize)> = list(&leaks)
             .iter()
@@ -402,9 +505,15 @@ mod tests {
         let labels: [Vec<Option<&str>>; 2] = [vec![Some("x"), None], vec![Some("y"), Some("x")]];
         let texts: Vec<&dyn Column> = texts.iter().map(|t| t as &dyn Column).collect();
         let labels: Vec<&dyn Column> = labels.iter().map(|t| t as &dyn Column).collect();
-        let options = Options::new(None, false).unwrap();
-        let leaks = Leaks::in_texts::<Error>(&texts, Some(&labels), options, &mut |_, _, _| Ok(()))
-            .unwrap();
+        let options = Options::new(None, false, false).unwrap();
+        let leaks = Leaks::in_texts::<Error>(
+            &texts,
+            TextOptions::default(),
+            Some(&labels),
+            options,
+            &mut |_, _, _| Ok(()),
+        )
+        .unwrap();
         let conflicts: Vec<_> = list(&leaks).iter().map(|leak| leak.label_conflict).collect();
         assert_eq!(conflicts, [Some(true), None]);
         let counts = crate::leak::table::counts(&leaks, 3);
@@ -416,16 +525,18 @@ mod tests {
     #[test]
     fn an_error_of_the_progress_ends_the_search() {
         let texts: Vec<Option<&str>> = vec![Some("a")];
-        let options = Options::new(None, true).unwrap();
+        let options = Options::new(None, true, false).unwrap();
         let stop = Error::State("stop".into());
         let mut progress = |_: &'static str, _: usize, _: usize| Err(stop.clone());
-        assert_eq!(Leaks::in_texts(&[&texts], None, options, &mut progress), Err(stop.clone()));
+        let leaks =
+            Leaks::in_texts(&[&texts], TextOptions::default(), None, options, &mut progress);
+        assert_eq!(leaks, Err(stop.clone()));
     }
 
     #[test]
     fn thresholds_out_of_range_are_refused() {
         for near in [0.0, -0.5, 1.01, f64::NAN] {
-            assert!(Options::new(Some(near), false).is_err(), "{near}");
+            assert!(Options::new(Some(near), false, false).is_err(), "{near}");
         }
     }
 }

@@ -4,6 +4,7 @@ use crate::leak::band::Banding;
 use crate::leak::groups::Lists;
 use crate::leak::hash;
 use crate::leak::minhash::MinHash;
+use crate::leak::search::Edge;
 use crate::leak::verify;
 
 /// A similarity of nodes with the keys that lead to it. Nodes that share a key in any band are
@@ -15,8 +16,8 @@ pub(crate) trait Likeness: Sync {
     /// Appends the keys of a node. A node without features has none that matter.
     fn keys_into(&self, features: &[u64], scratch: &mut Vec<u32>, keys: &mut Vec<u32>);
 
-    /// Similarity of two nodes, if it reaches the threshold.
-    fn similarity(&self, a: &[u64], b: &[u64]) -> Option<f64>;
+    /// Appends the edges between the node `a` and those of the `others` that are alike enough.
+    fn compare(&self, features: &Lists<u64>, a: u32, others: &[u32], edges: &mut Vec<Edge>);
 
     /// Probability that a pair right at the threshold is compared.
     fn recall(&self) -> f64;
@@ -46,8 +47,12 @@ impl Likeness for ShingleSets {
         self.banding.keys_into(scratch, keys);
     }
 
-    fn similarity(&self, a: &[u64], b: &[u64]) -> Option<f64> {
-        verify::jaccard(a, b, self.near)
+    fn compare(&self, features: &Lists<u64>, a: u32, others: &[u32], edges: &mut Vec<Edge>) {
+        let of_a = features.get(a as usize);
+        edges.extend(others.iter().filter_map(|&b| {
+            let similarity = verify::jaccard(of_a, features.get(b as usize), self.near)?;
+            Some(Edge::new(a, b, similarity))
+        }));
     }
 
     fn recall(&self) -> f64 {
@@ -105,8 +110,12 @@ impl Likeness for CellBlocks {
         keys.extend(self.blocks.iter().map(key));
     }
 
-    fn similarity(&self, a: &[u64], b: &[u64]) -> Option<f64> {
-        verify::matching_cells(a, b, self.near)
+    fn compare(&self, features: &Lists<u64>, a: u32, others: &[u32], edges: &mut Vec<Edge>) {
+        let of_a = features.get(a as usize);
+        edges.extend(others.iter().filter_map(|&b| {
+            let similarity = verify::matching_cells(of_a, features.get(b as usize), self.near)?;
+            Some(Edge::new(a, b, similarity))
+        }));
     }
 
     fn recall(&self) -> f64 {

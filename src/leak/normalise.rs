@@ -12,21 +12,25 @@
 //! - A text without any word is represented by its symbols other than punctuation (emoji, say),
 //!   each a word of its own; if it has none either, its normal form is empty.
 
-use unicode_normalization::char::is_combining_mark;
-use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
+use unicode_normalization::char::{canonical_combining_class, is_combining_mark};
+use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick, is_nfkc_quick};
 
-/// The lower-cased byte of an ASCII letter or digit, 0 for everything else.
-const ASCII_WORD: [u8; 128] = {
-    let mut table = [0; 128];
-    let mut b = 0;
-    while b < 128 {
-        if (b as u8).is_ascii_alphanumeric() {
-            table[b] = (b as u8).to_ascii_lowercase();
-        }
-        b += 1;
-    }
-    table
-};
+/// How texts are brought to a normal form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Form {
+    /// Whether words are whatever stands between white space, with their punctuation.
+    pub spaced: bool,
+    /// Whether compatible characters are equal (Unicode's form NFKC): full-width letters, ligatures,
+    /// superscripts.
+    pub nfkc: bool,
+    /// Whether letters are lower-cased.
+    pub fold_case: bool,
+}
+
+impl Form {
+    /// Words of letters and digits, lower-cased, in form NFC.
+    pub const DEFAULT: Self = Self { spaced: false, nfkc: false, fold_case: true };
+}
 
 /// The normal form of `text`.
 pub fn normalise(text: &str) -> String {
@@ -38,15 +42,32 @@ pub fn normalise(text: &str) -> String {
 
 /// Replaces `out` by the normal form of `text`, as UTF-8.
 pub fn normalise_into(text: &str, out: &mut Vec<u8>) {
-    out.clear();
-    if text.is_ascii() {
-        return push_ascii_words(text.as_bytes(), out);
-    }
-    let text = fold_case(text);
-    push_words(&text, out);
+    form_into(text, Form::DEFAULT, out);
     if out.is_empty() {
-        push_symbols(&text, out);
+        symbols_into(text, Form::DEFAULT, out);
     }
+}
+
+/// Replaces `out` by the words of `text`, one space between them.
+pub(crate) fn form_into(text: &str, form: Form, out: &mut Vec<u8>) {
+    out.clear();
+    let text = fold(text, form);
+    if form.spaced {
+        for word in text.split_whitespace() {
+            if !out.is_empty() {
+                out.push(b' ');
+            }
+            out.extend_from_slice(word.as_bytes());
+        }
+    } else {
+        push_words(&text, out);
+    }
+}
+
+/// Replaces `out` by the symbols of `text`, each a word.
+pub(crate) fn symbols_into(text: &str, form: Form, out: &mut Vec<u8>) {
+    out.clear();
+    push_symbols(&fold(text, form), out);
 }
 
 /// The words of a normal form.
@@ -56,68 +77,88 @@ pub fn words(form: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// `text` lower-cased and in form NFC.
 pub fn fold_case(text: &str) -> String {
-    let mut lower = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_ascii() {
-            lower.push(c.to_ascii_lowercase());
-        } else {
-            lower.extend(c.to_lowercase().map(|c| if c == 'ς' { 'σ' } else { c }));
-        }
+    fold(text, Form::DEFAULT)
+}
+
+/// `text` in the Unicode form that is asked for, lower-cased if so asked.
+pub(crate) fn fold(text: &str, form: Form) -> String {
+    let mut folded = String::with_capacity(text.len());
+    let mut push = |c: char| match (form.fold_case, c.is_ascii()) {
+        (false, _) => folded.push(c),
+        (true, true) => folded.push(c.to_ascii_lowercase()),
+        (true, false) => folded.extend(c.to_lowercase().map(|c| if c == 'ς' { 'σ' } else { c })),
+    };
+    // Before the case, since the compatible character may be a capital, as in the sign for "TM".
+    if form.nfkc {
+        text.nfkc().for_each(&mut push);
+    } else {
+        text.chars().for_each(&mut push);
     }
-    match is_nfc_quick(lower.chars()) {
-        IsNormalized::Yes => lower,
-        IsNormalized::No | IsNormalized::Maybe => lower.nfc().collect(),
+    if is_normal(folded.chars(), form) {
+        folded
+    } else if form.nfkc {
+        folded.nfkc().collect()
+    } else {
+        folded.nfc().collect()
     }
 }
 
-fn push_ascii_words(text: &[u8], out: &mut Vec<u8>) {
-    out.reserve(text.len());
-    let mut inside = true; // no space before the first word
-    for &b in text {
-        match ASCII_WORD[usize::from(b & 127)] {
-            0 => inside = false,
-            letter => {
-                if !inside && !out.is_empty() {
-                    out.push(b' ');
-                }
-                inside = true;
-                out.push(letter);
-            }
-        }
-    }
+/// Whether a quick look says that the characters are in the Unicode form that is asked for.
+fn is_normal(chars: impl Iterator<Item = char>, form: Form) -> bool {
+    let quick = if form.nfkc { is_nfkc_quick(chars) } else { is_nfc_quick(chars) };
+    quick == IsNormalized::Yes
 }
 
-/// What the last character was part of.
-#[derive(Clone, Copy, PartialEq)]
-enum Last {
-    /// A word that may go on.
+/// What a character of folded text is to the words.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Class {
+    /// Part of a word that may go on.
     Word,
     /// A word of one letter, which only marks may join.
     Letter,
-    Nothing,
+    /// Between words.
+    Separator,
+}
+
+/// The class of a character that is no mark.
+fn class(c: char, form: Form) -> Class {
+    match c {
+        _ if form.spaced => {
+            if c.is_whitespace() {
+                Class::Separator
+            } else {
+                Class::Word
+            }
+        }
+        _ if !c.is_alphanumeric() => Class::Separator,
+        _ if is_unspaced(c) => Class::Letter,
+        _ => Class::Word,
+    }
+}
+
+/// What becomes of `c`, if that depends on no other character and changes none: it folds to one
+/// character, no mark, that Unicode's forms neither compose nor reorder.
+pub(crate) fn alone(c: char, form: Form) -> Option<(char, Class)> {
+    let mut buffer = [0; 4];
+    let folded = fold(c.encode_utf8(&mut buffer), form);
+    let mut chars = folded.chars();
+    let (only, None) = (chars.next()?, chars.next()) else { return None };
+    let inert = |c: char| {
+        is_normal(std::iter::once(c), form) && canonical_combining_class(c) == 0 && !is_mark(c)
+    };
+    (inert(c) && inert(only)).then(|| (only, class(only, form)))
 }
 
 fn push_words(text: &str, out: &mut Vec<u8>) {
     out.reserve(text.len());
-    let mut last = Last::Nothing;
+    let mut last = Class::Separator;
     for c in text.chars() {
-        let now = match c {
-            _ if c.is_ascii() => {
-                if c.is_ascii_alphanumeric() {
-                    Last::Word
-                } else {
-                    Last::Nothing
-                }
-            }
-            // A mark belongs to the character before it; variation selectors of emoji and marks
-            // that stand alone belong to nothing.
-            _ if is_mark(c) => last,
-            _ if !c.is_alphanumeric() => Last::Nothing,
-            _ if is_unspaced(c) => Last::Letter,
-            _ => Last::Word,
-        };
-        if now != Last::Nothing {
-            let joins = is_mark(c) || (now == Last::Word && last == Last::Word);
+        // A mark belongs to the character before it; variation selectors of emoji and marks that
+        // stand alone belong to nothing.
+        let mark = is_mark(c);
+        let now = if mark { last } else { class(c, Form::DEFAULT) };
+        if now != Class::Separator {
+            let joins = mark || (now == Class::Word && last == Class::Word);
             if !joins && !out.is_empty() {
                 out.push(b' ');
             }
@@ -136,7 +177,7 @@ fn push_symbols(text: &str, out: &mut Vec<u8>) {
     }
 }
 
-fn push_char(c: char, out: &mut Vec<u8>) {
+pub(crate) fn push_char(c: char, out: &mut Vec<u8>) {
     out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
 }
 
@@ -215,14 +256,6 @@ mod tests {
         assert_eq!(normalise("❤\u{fe0f}"), "❤");
         assert_eq!(normalise("love ❤\u{fe0f}"), "love");
         assert_eq!(normalise("…—“”"), "");
-    }
-
-    #[test]
-    fn ascii_takes_the_same_path_as_the_rest() {
-        let text = "Go until jurong point, crazy.. Available_only in bugis n great world!";
-        let mut out = Vec::new();
-        push_words(&fold_case(text), &mut out);
-        assert_eq!(normalise(text).as_bytes(), out);
     }
 
     proptest! {

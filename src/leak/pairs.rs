@@ -3,13 +3,18 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::leak::groups::Groups;
-use crate::leak::search::Edge;
+use crate::leak::search::{self, Edge};
 use crate::leak::source::locate;
 
-/// Pairs that one group, or two alike groups, may make before they are cut short.
-pub const MOST_PAIRS: usize = 1000;
-/// Pairs (40 bytes each) after which everything else is cut short.
-const MANY_PAIRS: usize = 50_000_000;
+/// Pairs (24 bytes each) that are always listed, and so many more a row.
+const PAIRS: usize = 1 << 23;
+const PAIRS_A_ROW: usize = 1 << 3;
+
+/// Pairs that may be listed before the groups that make the most of them are cut short, so that
+/// their number is linear in the `rows`: see [`search::limit`].
+pub fn affordable(rows: usize) -> usize {
+    PAIRS.saturating_add(rows.saturating_mul(PAIRS_A_ROW))
+}
 
 /// How two rows are the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,8 +44,8 @@ impl Kind {
 /// Two rows that are the same, counted over all splits; `left < right`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Pair {
-    pub(crate) left: usize,
-    pub(crate) right: usize,
+    pub(crate) left: u32,
+    pub(crate) right: u32,
     pub(crate) kind: Kind,
     pub(crate) similarity: f64,
 }
@@ -50,6 +55,8 @@ pub(crate) struct Expansion<'a> {
     groups: &'a Groups,
     ends: &'a [usize],
     within: bool,
+    /// Pairs that a group, or two alike groups, may make before they are cut short.
+    limit: usize,
     pairs: Vec<Pair>,
     /// Groups and pairs of groups that were cut short.
     cut: usize,
@@ -57,18 +64,50 @@ pub(crate) struct Expansion<'a> {
 
 impl<'a> Expansion<'a> {
     pub(crate) fn new(groups: &'a Groups, ends: &'a [usize], within: bool) -> Self {
-        Self { groups, ends, within, pairs: Vec::new(), cut: 0 }
+        Self { groups, ends, within, limit: 0, pairs: Vec::new(), cut: 0 }
     }
 
     /// The pairs by `(left, right)`, and how many groups were cut short.
     pub(crate) fn run(mut self, edges: &[Edge]) -> (Vec<Pair>, usize) {
+        let inside = (0..self.groups.nodes()).map(|node| self.pairs_inside(node));
+        let between = edges.iter().map(|edge| self.pairs_between(edge));
+        let affordable = affordable(self.groups.exact.len());
+        self.limit = search::limit(inside.chain(between), affordable);
         for node in 0..self.groups.nodes() {
             self.inside(node);
         }
         self.between(edges);
-        self.pairs.sort_unstable_by_key(|pair| (pair.left, pair.right, pair.kind));
+        // Stable sorts make use of the order that is there already.
+        self.pairs
+            .sort_by_key(|pair| (u64::from(pair.left) << 32 | u64::from(pair.right), pair.kind));
         self.pairs.dedup_by_key(|pair| (pair.left, pair.right));
         (self.pairs, self.cut)
+    }
+
+    /// Pairs that the rows of a node make.
+    fn pairs_inside(&self, node: usize) -> usize {
+        let among = |n: usize| n * (n - 1) / 2;
+        let rows = self.groups.rows.get(node);
+        match rows.len() {
+            0 | 1 => 0,
+            n if self.within => among(n),
+            n => {
+                among(n)
+                    - self.by_split(node).iter().map(|(_, rows)| among(rows.len())).sum::<usize>()
+            }
+        }
+    }
+
+    /// Pairs that the rows of two nodes make.
+    fn pairs_between(&self, edge: &Edge) -> usize {
+        let (left, right) = (edge.left as usize, edge.right as usize);
+        let all = self.groups.rows.get(left).len() * self.groups.rows.get(right).len();
+        if self.within || all == 1 {
+            return all;
+        }
+        let (left, right) = (self.by_split(left), self.by_split(right));
+        let both = left.iter().flat_map(|a| right.iter().map(move |b| (a, b)));
+        both.filter(|(a, b)| a.0 != b.0).map(|(a, b)| a.1.len() * b.1.len()).sum()
     }
 
     fn split(&self, row: usize) -> usize {
@@ -81,11 +120,6 @@ impl<'a> Expansion<'a> {
         rows.map(|rows| (self.split(rows[0]), rows)).collect()
     }
 
-    /// Whether `pairs` more are to be cut short. One pair never is.
-    fn too_many(&self, pairs: usize) -> bool {
-        pairs > MOST_PAIRS || (pairs > 1 && self.pairs.len() > MANY_PAIRS)
-    }
-
     fn push(&mut self, a: usize, b: usize, similarity: f64) {
         let group = |row: usize| self.groups.exact[row] as usize;
         let form = |row: usize| self.groups.normal[group(row)];
@@ -96,7 +130,8 @@ impl<'a> Expansion<'a> {
         } else {
             Kind::Near
         };
-        self.pairs.push(Pair { left: a.min(b), right: a.max(b), kind, similarity });
+        let (left, right) = (a.min(b) as u32, a.max(b) as u32);
+        self.pairs.push(Pair { left, right, kind, similarity });
     }
 
     /// Pairs of rows with equal features.
@@ -105,13 +140,9 @@ impl<'a> Expansion<'a> {
         if rows.len() < 2 {
             return;
         }
-        let parts = self.by_split(node);
-        let among = |n: usize| n * (n - 1) / 2;
-        let left_out: usize =
-            if self.within { 0 } else { parts.iter().map(|(_, rows)| among(rows.len())).sum() };
-        if self.too_many(among(rows.len()) - left_out) {
+        if self.pairs_inside(node) > self.limit {
             self.cut += 1;
-            self.star(rows, &parts);
+            self.star(rows, &self.by_split(node));
             return;
         }
         for (i, &a) in rows.iter().enumerate() {
@@ -158,13 +189,21 @@ impl<'a> Expansion<'a> {
         // Nodes whose rows of one split all have a partner in another already.
         let mut attached: HashSet<(u32, usize, usize)> = HashSet::new();
         for edge in edges {
-            let mut cut = false;
+            let (left, right) = (edge.left as usize, edge.right as usize);
+            let (left, right) = (self.groups.rows.get(left), self.groups.rows.get(right));
+            if let (&[left], &[right]) = (left, right) {
+                // Two nodes of one split have no edge, unless pairs inside a split count.
+                self.push(left, right, edge.similarity);
+                continue;
+            }
+            let cut = self.pairs_between(edge) > self.limit;
+            self.cut += usize::from(cut);
             for (a, left) in self.by_split(edge.left as usize) {
                 for (b, right) in self.by_split(edge.right as usize) {
                     if a == b && !self.within {
                         continue;
                     }
-                    if !self.too_many(left.len() * right.len()) {
+                    if !cut {
                         for &l in left {
                             for &r in right {
                                 self.push(l, r, edge.similarity);
@@ -172,7 +211,6 @@ impl<'a> Expansion<'a> {
                         }
                         continue;
                     }
-                    cut = true;
                     self.push(left[0], right[0], edge.similarity);
                     if attached.insert((edge.left, a, b)) {
                         for &l in left {
@@ -186,7 +224,6 @@ impl<'a> Expansion<'a> {
                     }
                 }
             }
-            self.cut += usize::from(cut);
         }
     }
 }

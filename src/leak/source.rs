@@ -3,21 +3,20 @@
 
 use crate::error::{Error, Result};
 use crate::leak::column::{Cell, Column, Kind};
-use crate::leak::{cells, hash, normalise, shingle};
+use crate::leak::shingle::{Shingler, TextOptions};
+use crate::leak::{cells, hash};
 
 /// Buffers that one thread reuses from row to row.
 #[derive(Default)]
 pub(crate) struct Scratch {
     bytes: Vec<u8>,
-    hashes: Vec<u64>,
+    shingler: Option<Shingler>,
 }
 
 impl Scratch {
     /// Identity of a list of hashes.
     pub(crate) fn identity_of(&mut self, hashes: &[u64]) -> u128 {
-        self.bytes.clear();
-        self.bytes.extend(hashes.iter().flat_map(|hash| hash.to_le_bytes()));
-        hash::content(&self.bytes)
+        hash::list(hashes, &mut self.bytes)
     }
 }
 
@@ -62,6 +61,7 @@ fn ends_of(lengths: impl Iterator<Item = usize>) -> Vec<usize> {
 pub(crate) struct Texts<'a> {
     splits: Vec<&'a dyn Column>,
     ends: Vec<usize>,
+    options: TextOptions,
     shingled: bool,
 }
 
@@ -70,14 +70,18 @@ impl<'a> Texts<'a> {
     ///
     /// # Errors
     /// [`Error::Type`] if a column holds anything but text.
-    pub(crate) fn new(splits: Vec<&'a dyn Column>, shingled: bool) -> Result<Self> {
+    pub(crate) fn new(
+        splits: Vec<&'a dyn Column>,
+        options: TextOptions,
+        shingled: bool,
+    ) -> Result<Self> {
         for column in &splits {
             if let Kind::Other(kind) = column.kind() {
                 return Err(Error::type_("text", "a column of text", format!("one of {kind}s")));
             }
         }
         let ends = ends_of(splits.iter().map(Column::len));
-        Ok(Self { splits, ends, shingled })
+        Ok(Self { splits, ends, options, shingled })
     }
 
     fn text(&self, row: usize) -> Option<&str> {
@@ -99,12 +103,13 @@ impl Source for Texts<'_> {
     }
 
     fn normalised(&self, row: usize, scratch: &mut Scratch, features: &mut Vec<u64>) -> u128 {
-        features.clear();
-        normalise::normalise_into(self.text(row).unwrap_or_default(), &mut scratch.bytes);
+        let shingler = scratch.shingler.get_or_insert_with(|| Shingler::new(self.options));
+        let text = self.text(row).unwrap_or_default();
         if self.shingled {
-            shingle::shingles_into(&scratch.bytes, &mut scratch.hashes, features);
+            return shingler.shingles_into(text, features);
         }
-        hash::content(&scratch.bytes)
+        features.clear();
+        shingler.identity(text)
     }
 }
 
@@ -182,7 +187,7 @@ mod tests {
     #[test]
     fn missing_text_has_no_identity() {
         let column: Vec<Option<&str>> = vec![None, Some("")];
-        let texts = Texts::new(vec![&column], true).unwrap();
+        let texts = Texts::new(vec![&column], TextOptions::default(), true).unwrap();
         let mut scratch = Scratch::default();
         assert_eq!(texts.exact(0, &mut scratch), None);
         assert!(texts.exact(1, &mut scratch).is_some());

@@ -7,6 +7,7 @@ use arrow_array::{
 };
 use arrow_schema::ArrowError;
 
+use crate::leak::clusters::Cluster;
 use crate::leak::leaks::{Leak, Leaks};
 use crate::leak::pairs::Kind;
 
@@ -48,40 +49,69 @@ pub fn counts(leaks: &Leaks, examples: usize) -> Vec<Count> {
 /// Counts the pairs at `indices`, which are of one kind and of the same two splits.
 fn count(leaks: &Leaks, indices: &[usize], examples: usize) -> Option<Count> {
     let first = leaks.get(*indices.first()?)?;
-    let (mut left_rows, mut right_rows) = (Vec::new(), Vec::new());
+    let mut left_rows = vec![false; leaks.rows(first.left.0)];
+    let mut right_rows = vec![false; leaks.rows(first.right.0)];
     let mut conflicts = Vec::new();
     for &index in indices {
         let leak = leaks.get(index)?;
-        left_rows.push(leak.left.1);
-        right_rows.push(leak.right.1);
+        left_rows[leak.left.1] = true;
+        right_rows[leak.right.1] = true;
         if leak.label_conflict == Some(true) {
             conflicts.push(index);
         }
     }
     if first.left.0 == first.right.0 {
-        left_rows.append(&mut right_rows);
+        for (left, right) in left_rows.iter_mut().zip(&mut right_rows) {
+            *left |= std::mem::take(right);
+        }
     }
     Some(Count {
         left: first.left.0,
         right: first.right.0,
         kind: first.kind,
         pairs: indices.len(),
-        left_rows: distinct(left_rows),
-        right_rows: distinct(right_rows),
+        left_rows: count_of(&left_rows),
+        right_rows: count_of(&right_rows),
         conflicts: conflicts.len(),
         first: indices.iter().copied().take(examples).collect(),
         first_conflicts: conflicts.into_iter().take(examples).collect(),
     })
 }
 
-fn distinct(mut rows: Vec<usize>) -> usize {
-    rows.sort_unstable();
-    rows.dedup();
-    rows.len()
+fn count_of(rows: &[bool]) -> usize {
+    rows.iter().filter(|&&row| row).count()
 }
 
 fn all(leaks: &Leaks) -> impl Iterator<Item = Leak> {
     (0..leaks.len()).filter_map(|index| leaks.get(index))
+}
+
+/// The members of clusters as an Arrow table, one row each; splits go by `names`.
+///
+/// # Errors
+/// [`ArrowError`] never, unless the table is larger than memory can hold.
+pub fn clusters_to_arrow(
+    clusters: &[Cluster],
+    names: &[String],
+) -> Result<RecordBatch, ArrowError> {
+    let members = || {
+        let numbered = clusters.iter().enumerate();
+        numbered.flat_map(|(i, cluster)| cluster.rows.iter().map(move |&row| (i, cluster, row)))
+    };
+    let integers = |values: Vec<usize>| -> ArrayRef {
+        Arc::new(Int64Array::from_iter_values(values.into_iter().map(|v| v as i64)))
+    };
+    let name = |split: usize| names.get(split).map_or("", String::as_str);
+    let splits = LargeStringArray::from_iter_values(members().map(|(.., row)| name(row.0)));
+    let similarity = Float64Array::from_iter_values(members().map(|(_, c, _)| c.similarity));
+    RecordBatch::try_from_iter_with_nullable([
+        ("cluster", integers(members().map(|(i, ..)| i).collect()), false),
+        ("split", Arc::new(splits) as ArrayRef, false),
+        ("row", integers(members().map(|(.., row)| row.1).collect()), false),
+        ("size", integers(members().map(|(_, c, _)| c.rows.len()).collect()), false),
+        ("pairs", integers(members().map(|(_, c, _)| c.pairs).collect()), false),
+        ("similarity", Arc::new(similarity), false),
+    ])
 }
 
 /// The pairs as an Arrow table; splits go by `names`.

@@ -1,7 +1,7 @@
 //! Data-leakage hashing.
 #![allow(clippy::needless_pass_by_value)] // PyO3 hands arguments over
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use numpy::{
     IntoPyArray, PyArray1, PyArrayDescrMethods, PyArrayMethods, PyReadonlyArray1, PyUntypedArray,
@@ -13,10 +13,11 @@ use pyo3::types::{PyCapsule, PyDict};
 
 use super::arrow::write_stream;
 use super::column::{Held, hold};
+use crate::leak::clusters::{Cluster, clusters};
 use crate::leak::column::Column;
 use crate::leak::hash::Fingerprint;
-use crate::leak::table::{Count, counts, to_arrow};
-use crate::leak::{self, Options, cells, overlap, time};
+use crate::leak::table::{Count, clusters_to_arrow, counts, to_arrow};
+use crate::leak::{self, Accepted, Options, TextOptions, Unit, cells, overlap, time};
 
 /// Characters that are shown of a row.
 const SHOWN: usize = 240;
@@ -74,6 +75,13 @@ impl Leaks {
         shown.map(|(left, right)| (left.as_str(), right.as_str()))
     }
 
+    /// The pair by its content: two identities of 16 hexadecimal digits, and whether labels differ.
+    fn identity(&self, index: usize) -> PyResult<(String, String, bool)> {
+        let pair = self.found.identity(index);
+        let (left, right, conflict) = pair.ok_or_else(|| PyIndexError::new_err("pair: no such"))?;
+        Ok((format!("{left:016x}"), format!("{right:016x}"), conflict))
+    }
+
     /// How the search went.
     fn statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let statistics = self.found.statistics();
@@ -83,10 +91,20 @@ impl Leaks {
         dict.set_item("distinct", statistics.distinct)?;
         dict.set_item("bands", statistics.bands)?;
         dict.set_item("recall", statistics.recall)?;
+        dict.set_item("sampled", statistics.sampled)?;
+        dict.set_item("sampled_pairs", statistics.sampled_pairs)?;
+        dict.set_item("sampled_found", statistics.sampled_found)?;
         dict.set_item("compared", statistics.compared)?;
         dict.set_item("cut_buckets", statistics.cut_buckets)?;
         dict.set_item("cut_groups", statistics.cut_groups)?;
+        dict.set_item("accepted", statistics.accepted)?;
         Ok(dict)
+    }
+
+    /// The clusters of the pairs.
+    fn clusters(&self, py: Python<'_>) -> Clusters {
+        let found = py.detach(|| clusters(&self.found));
+        Clusters { found, names: self.names.clone() }
     }
 
     /// The rows to keep of the split at `index`.
@@ -108,24 +126,88 @@ impl Leaks {
     }
 }
 
+/// Clusters of pairs.
+#[pyclass(frozen, module = "gyrostat._core")]
+pub(super) struct Clusters {
+    found: Vec<Cluster>,
+    names: Vec<String>,
+}
+
+#[pymethods]
+impl Clusters {
+    fn __len__(&self) -> usize {
+        self.found.len()
+    }
+
+    /// Split and row of each member, number of pairs, least similarity.
+    #[allow(clippy::type_complexity)] // spelled out in the doc comment
+    fn cluster(&self, index: usize) -> PyResult<(Vec<(&str, usize)>, usize, f64)> {
+        let found = self.found.get(index);
+        let cluster = found.ok_or_else(|| PyIndexError::new_err("cluster: no such"))?;
+        let name = |split: usize| self.names.get(split).map_or("", String::as_str);
+        let rows = cluster.rows.iter().map(|&(split, row)| (name(split), row)).collect();
+        Ok((rows, cluster.pairs, cluster.similarity))
+    }
+
+    #[pyo3(signature = (requested_schema = None))]
+    fn __arrow_c_stream__<'py>(
+        &self,
+        py: Python<'py>,
+        requested_schema: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyCapsule>> {
+        // As for the pairs.
+        let _ = requested_schema;
+        let batch = py.detach(|| clusters_to_arrow(&self.found, &self.names));
+        write_stream(py, batch.map_err(|error| PyValueError::new_err(error.to_string()))?)
+    }
+}
+
 type Named<'py> = Vec<(String, Bound<'py, PyAny>)>;
+
+/// Unit, n-gram, NFKC, case folding: the fields of `TextOptions`.
+type TextFields = (String, usize, bool, bool);
+
+fn text_options((unit, ngram, nfkc, fold_case): TextFields) -> PyResult<TextOptions> {
+    let known = Unit::ALL.into_iter().find(|known| known.name() == unit);
+    let unit = known.ok_or_else(|| PyValueError::new_err(format!("unit: no such: {unit}")))?;
+    Ok(TextOptions { unit, ngram, nfkc, fold_case })
+}
+
+fn accepted_pairs(given: &[(String, String, bool)]) -> PyResult<HashSet<Accepted>> {
+    let identity = |text: &str| {
+        let known = (text.len() == 16).then(|| u64::from_str_radix(text, 16).ok()).flatten();
+        known.ok_or_else(|| {
+            let expected = "expected identities of 16 hexadecimal digits";
+            PyValueError::new_err(format!("baseline: {expected}, got '{text}'"))
+        })
+    };
+    let pair = |(left, right, conflict): &(String, String, bool)| {
+        let (left, right) = (identity(left)?, identity(right)?);
+        Ok((left.min(right), left.max(right), *conflict))
+    };
+    given.iter().map(pair).collect()
+}
 
 /// Finds the pairs: of texts if `text`, with one column a split, else of rows. `progress` is called
 /// with a phase, how much of it is done, and how much there is.
 #[pyfunction]
-#[pyo3(signature = (splits, *, text, labels, near, within, examples, progress))]
+#[pyo3(signature = (splits, *, text, labels, near, within, exact, accepted, examples, progress))]
 #[allow(clippy::too_many_arguments)] // keywords in Python
 pub(super) fn find_leaks(
     py: Python<'_>,
     splits: Vec<(String, Named<'_>)>,
-    text: bool,
+    text: Option<TextFields>,
     labels: Option<Vec<Bound<'_, PyAny>>>,
     near: Option<f64>,
     within: bool,
+    exact: bool,
+    accepted: Vec<(String, String, bool)>,
     examples: usize,
     progress: Py<PyAny>,
 ) -> PyResult<Leaks> {
-    let options = Options::new(near, within)?;
+    let options = Options::new(near, within, exact)?;
+    let accepted = accepted_pairs(&accepted)?;
+    let text = text.map(text_options).transpose()?;
     let names: Vec<String> = splits.iter().map(|(name, _)| name.clone()).collect();
     let titles: Vec<String> = splits.first().map_or_else(Vec::new, |(_, columns)| {
         columns.iter().map(|(title, _)| title.clone()).collect()
@@ -138,7 +220,7 @@ pub(super) fn find_leaks(
                 "" => format!("split '{name}'"),
                 title => format!("column '{title}' of split '{name}'"),
             };
-            split.push(hold(data, &place, text)?);
+            split.push(hold(data, &place, text.is_some())?);
         }
         held.push(split);
     }
@@ -156,12 +238,15 @@ pub(super) fn find_leaks(
             columns.iter().map(|split| split.iter().map(AsRef::as_ref).collect()).collect();
         let labels: Option<Vec<&dyn Column>> =
             label_columns.as_ref().map(|labels| labels.iter().map(AsRef::as_ref).collect());
-        let leaks = if text {
+        let mut leaks = if let Some(text) = text {
             let texts: Vec<&dyn Column> = rows.iter().flatten().copied().collect();
-            leak::Leaks::in_texts(&texts, labels.as_deref(), options, &mut report)
+            leak::Leaks::in_texts(&texts, text, labels.as_deref(), options, &mut report)
         } else {
             leak::Leaks::in_rows(rows.clone(), labels.as_deref(), options, &mut report)
         }?;
+        if !accepted.is_empty() {
+            leaks.accept(&accepted);
+        }
         let counts = counts(&leaks, examples);
         let show = |(split, row): (usize, usize)| {
             let columns = rows.get(split).map_or(&[][..], Vec::as_slice);
@@ -249,13 +334,16 @@ pub(super) fn fingerprint(py: Python<'_>, buffers: Vec<Bound<'_, PyAny>>) -> PyR
         if array.dtype().has_object() {
             return Err(refused("one of Python objects"));
         }
-        let dtype = array.dtype().str()?.to_string();
-        let bytes = if array.len() * array.dtype().itemsize() == 0 {
-            PyArray1::zeros(py, 0, false).readonly()
+        let shape = array.shape().to_vec();
+        let (dtype, bytes) = if let Ok(bytes) = buffer.extract() {
+            ("uint8".to_owned(), bytes) // as text and tensors come, without asking NumPy
+        } else if array.len() * array.dtype().itemsize() == 0 {
+            (array.dtype().str()?.to_string(), PyArray1::zeros(py, 0, false).readonly())
         } else {
-            buffer.call_method1("reshape", (-1,))?.call_method1("view", ("u1",))?.extract()?
+            let flat = buffer.call_method1("reshape", (-1,))?.call_method1("view", ("u1",))?;
+            (array.dtype().str()?.to_string(), flat.extract()?)
         };
-        parts.push((dtype, array.shape().to_vec(), bytes));
+        parts.push((dtype, shape, bytes));
     }
     let slices = parts
         .iter()

@@ -29,10 +29,13 @@ class RandomState(Protocol):
     """The generators of random numbers that a training loop and its loader draw from."""
 
     def capture(self) -> Any:
-        """Where they stand, as plain values."""
+        """Where they stand, as cheaply as can be had."""
+
+    def plain(self, captured: Any) -> Any:
+        """What was captured as plain values for JSON."""
 
     def restore(self, state: Any) -> None:
-        """Puts them back there."""
+        """Puts them back there, from what was captured or its plain values."""
 
 
 class BatchRegistry:
@@ -280,8 +283,11 @@ class BatchRegistry:
         state |= {"epoch": epoch.number, "index": index, "under_way": True, "loader": position}
         state["loader_random"] = epoch.own
         if self._random is not None:
-            now = self._random.capture()
-            state["random"] = {"start": epoch.random, "fetch": fetch, "now": now}
+            stood = {"start": epoch.random, "fetch": fetch, "now": self._random.capture()}
+            state["random"] = {
+                when: None if captured is None else self._random.plain(captured)
+                for when, captured in stood.items()
+            }
         return state
 
     def load_state_dict(self, d: Mapping[str, Any]) -> None:

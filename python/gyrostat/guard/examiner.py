@@ -11,11 +11,12 @@ from gyrostat.guard.batches import Batch, BatchRegistry
 from gyrostat.guard.contents import Contents
 from gyrostat.guard.diagnosis import Diagnosis, Incidence
 from gyrostat.guard.outliers import BatchFacts, compare_batch, outlier_batch
+from gyrostat.guard.stretch import Stretch
 from gyrostat.guard.subject import Subject
 
 __all__ = ["Examiner"]
 
-_VERSION = 1
+_VERSION = 2
 _MEMORY = 20  # steps for which a jump of the learning rate may be the cause of what follows
 _FEW = 0.3
 _GAINS = (0.03, 6.0)
@@ -31,6 +32,7 @@ _LOUD = frozenset(
     }
 )
 """Codes that a bad batch may be behind."""
+_HIGH = frozenset({"loss-spike", "loss-divergence"})
 _DEAD = frozenset({"dead-units", "all-zero-tensor"})
 _BESIDE = 4  # batches that a bad one is compared with
 _PASSED = 32  # batches that are gone through to find them
@@ -52,6 +54,7 @@ class Examiner:
         self._subject = subject
         self._registry = registry
         self._contents = Contents()
+        self._stretch = Stretch()
         self._rate_raised: int | None = None
         self._last = Incidence(0, ())
 
@@ -60,8 +63,17 @@ class Examiner:
         """Whether the batches were found to come sorted by label."""
         return self._contents.is_sorted
 
+    def hypotheses(self) -> tuple[Finding, ...]:
+        """The causes, the likeliest first; that of wrong labels with the batches to suspect."""
+        return tuple(map(self._with_batches, self.diagnosis.hypotheses()))
+
+    def _with_batches(self, cause: Finding) -> Finding:
+        if cause.code != "cause-label-noise" or not (suspects := self._stretch.batches()):
+            return cause
+        return replace(cause, evidence={**cause.evidence, "batches": suspects})
+
     def look_around(
-        self, batches: Sequence[Batch], data: Any, position: int
+        self, batches: Sequence[Batch], data: Any, position: int, loss: float
     ) -> tuple[Finding, ...]:
         """What the batch says of the data; at the first step, what of the model is not trained.
 
@@ -69,7 +81,9 @@ class Examiner:
             batches: The batches of the step.
             data: The last of them.
             position: Steps of training so far.
+            loss: The loss of the step.
         """
+        self._stretch.update([batch.identity for batch in batches], loss)
         if position == 0:
             self._look_at_the_start()
         if len(batches) != 1:
@@ -130,6 +144,8 @@ class Examiner:
             findings = [replace(f, culprit=replace(f.culprit, samples=samples)) for f in findings]
         elif worst(findings) is Severity.INFO:
             return list(findings)  # a hard batch: nothing is wrong
+        elif codes & _HIGH:
+            self._stretch.alarm()
         raised = self._rate_raised
         self._last = Incidence(
             step=findings[0].step or 0,
@@ -197,6 +213,7 @@ class Examiner:
             "version": _VERSION,
             "diagnosis": self.diagnosis.state_dict(),
             "contents": self._contents.state_dict(),
+            "stretch": self._stretch.state_dict(),
             "rate_raised": self._rate_raised,
         }
 
@@ -211,10 +228,12 @@ class Examiner:
         raised = d.get("rate_raised")
         if not isinstance(raised, int | None):
             raise ValueError(f"state: expected rate_raised to be a step, got {raised!r}")
-        diagnosis, contents = Diagnosis(), Contents()
+        diagnosis, contents, stretch = Diagnosis(), Contents(), Stretch()
         diagnosis.load_state_dict(d.get("diagnosis", {}))
         contents.load_state_dict(d.get("contents", {}))
-        self.diagnosis, self._contents, self._rate_raised = diagnosis, contents, raised
+        stretch.load_state_dict(d.get("stretch", {}))
+        self.diagnosis, self._contents, self._stretch = diagnosis, contents, stretch
+        self._rate_raised = raised
 
 
 def _with_samples(finding: Finding, batch: Batch) -> Finding:

@@ -170,7 +170,7 @@ class Guard:
     @property
     def hypotheses(self) -> tuple[Finding, ...]:
         """What may be behind the findings, the likeliest first; see ``docs/guard.md``."""
-        return self._examiner.diagnosis.hypotheses()
+        return self._examiner.hypotheses()
 
     @property
     def bad_batches(self) -> frozenset[str]:
@@ -438,7 +438,7 @@ class Guard:
         named = self._blame.name(
             [replace(f, step=step) for f in acting], norms, rule, self._pending
         )
-        told += self._examiner.look_around(self._pending, self._data, self._position)
+        told += self._examiner.look_around(self._pending, self._data, self._position, measured.loss)
         if named:
             healthy = self._keeper.healthy
             state = None if healthy is None else healthy.state

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -11,7 +13,9 @@ from numpy.typing import NDArray
 
 from gyrostat import _core
 from gyrostat.findings import CATALOGUE, Finding, Severity
-from gyrostat.report import Report, Table
+from gyrostat.leakage.baseline import Identity, write_baseline
+from gyrostat.leakage.clusters import Clusters
+from gyrostat.report import Report, SideBySide, Table
 
 __all__ = ["LeakageReport", "Overlaps", "Pair", "Pairs", "Subject"]
 
@@ -113,7 +117,14 @@ class LeakageReport(Report):
         pairs: All pairs of rows that are the same or nearly so.
     """
 
-    def __init__(self, leaks: _core.Leaks, subject: Subject, overlaps: Overlaps) -> None:
+    def __init__(
+        self,
+        leaks: _core.Leaks,
+        subject: Subject,
+        overlaps: Overlaps,
+        accepted: Sequence[Identity] = (),
+    ) -> None:
+        self._accepted = accepted
         names = list(subject.rows)
         counts = leaks.counts()
         findings = [_duplicates(leaks, count, subject) for count in counts]
@@ -124,11 +135,25 @@ class LeakageReport(Report):
             "Leakage between " + ", ".join(names) if len(names) > 1 else f"Copies in {names[0]}",
             sorted(findings, key=lambda finding: -finding.severity.rank),
             summary=_summary(leaks, subject),
-            sections=[_counts_table(counts), _examples_table(leaks, counts)] if counts else [],
+            sections=[_counts_table(counts), _side_by_side(leaks, counts)] if counts else [],
         )
         self.pairs = Pairs(leaks)
         self._leaks = leaks
         self._names = names
+
+    @cached_property
+    def clusters(self) -> Clusters:
+        """The rows that hang together by pairs, each with its least verified similarity."""
+        return Clusters(self._leaks)
+
+    def save_baseline(self, path: str | os.PathLike[str]) -> None:
+        """Accepts all pairs of this report: writes them to a file for ``check_leakage(baseline=)``.
+
+        The file holds hashes of the rows and no content. A pair is known again wherever its rows
+        stand, unless one of them changes, or its labels come to differ.
+        """
+        pairs = (self._leaks.identity(index) for index in range(len(self._leaks)))
+        write_baseline(path, [*self._accepted, *pairs])
 
     def clean_rows(self, split: str) -> NDArray[np.int64]:
         """The rows of ``split`` to keep, so that no leaked pair is left.
@@ -255,6 +280,18 @@ def _summary(leaks: _core.Leaks, subject: Subject) -> dict[str, object]:
     if subject.near is not None:
         summary["near"] = f"Jaccard of at least {subject.near:g}"
         summary["recall at the threshold"] = statistics["recall"]
+    if statistics["sampled"]:
+        pairs, found = statistics["sampled_pairs"], statistics["sampled_found"]
+        measured = (
+            f"{found / pairs:.4f}, {found:,} of the {_number(pairs, 'pair')}"
+            if pairs
+            else "no pair"
+        )
+        summary["recall measured"] = (
+            f"{measured} of {statistics['sampled']:,} texts drawn at random"
+        )
+    if statistics["accepted"]:
+        summary["pairs accepted before"] = statistics["accepted"]
     if statistics["cut_groups"]:
         summary["groups of copies not listed pair by pair"] = statistics["cut_groups"]
     if statistics["cut_buckets"]:
@@ -268,15 +305,17 @@ def _counts_table(counts: Sequence[Any]) -> Table:
     return Table("Pairs", head, [[count[column] for column in columns] for count in counts])
 
 
-def _examples_table(leaks: _core.Leaks, counts: Sequence[Any]) -> Table:
-    head = ("kind", "similarity", "left", "", "right", "")
-    rows = []
+def _side_by_side(leaks: _core.Leaks, counts: Sequence[Any]) -> SideBySide:
+    pairs = []
     for count in counts:
         for index in count["first"]:
             pair, (left, right) = Pair._make(leaks.pair(index)), leaks.shown(index)
-            where = f"{pair.left_split} {pair.left_row}", f"{pair.right_split} {pair.right_row}"
-            rows.append((pair.kind, f"{pair.similarity:.3f}", where[0], left, where[1], right))
-    return Table("Examples", head, rows)
+            heading = f"{pair.kind}, {pair.similarity:.3f}"
+            if pair.label_conflict:
+                heading += ", labels differ"
+            names = f"{pair.left_split} {pair.left_row}", f"{pair.right_split} {pair.right_row}"
+            pairs.append((heading, names[0], left, names[1], right))
+    return SideBySide("Examples", pairs)
 
 
 def _example(leaks: _core.Leaks, index: int) -> dict[str, object]:

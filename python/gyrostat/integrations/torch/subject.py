@@ -76,6 +76,7 @@ class TorchSubject(Subject):
         }
         self._parts = {name: part for name, part in parts.items() if part is not None}
         self._named: list[tuple[str, nn.Parameter]] = []
+        self._slots: list[tuple[dict[str, torch.Tensor | None], str]] = []
         self._sharded = False
         self._look_up_parameters()
         self._rates = LearningRateScale(optimizer)
@@ -117,7 +118,7 @@ class TorchSubject(Subject):
         """
         return {
             "parts": {name: to_host(part.state_dict()) for name, part in self._parts.items()},
-            "random": self.random.capture(),
+            "random": self.random.plain(self.random.capture()),
             "passes": 0 if self._activations is None else self._activations.passes,
         }
 
@@ -173,7 +174,8 @@ class TorchSubject(Subject):
     @torch.no_grad()
     def hold_buffers(self) -> None:
         """Copies the floating-point buffers that training changes."""
-        now = [b for b in self._model.buffers() if b.is_floating_point() or not b.dim()]
+        held = [holder.get(name) for holder, name in self._slots]
+        now = [b for b in held if b is not None and (b.is_floating_point() or not b.dim())]
         if sum(b.numel() * b.element_size() for b in now) > _LARGEST_BUFFERS:
             now = []
         if [id(b) for b in now] != [id(b) for b, _ in self._buffers]:
@@ -277,11 +279,19 @@ class TorchSubject(Subject):
         present = [(name, p, p.grad) for name, p in self._named]
         if self._sharded:
             return {name: _placed_as(grad, p) for name, p, grad in present if grad is not None}
-        return {name: grad.detach() for name, _, grad in present if grad is not None}
+        # Only a gradient that is itself to be differentiated needs it, and it takes long.
+        return {
+            name: grad.detach() if grad.requires_grad else grad
+            for name, _, grad in present
+            if grad is not None
+        }
 
     def _look_up_parameters(self) -> None:
         """Goes through the modules, which takes longer than to measure small gradients."""
         self._named = list(self._model.named_parameters())
+        # A buffer may be replaced by another one, as moving the model to a device does.
+        buffers = [module._buffers for module in self._model.modules()]  # noqa: SLF001
+        self._slots = [(holder, name) for holder in buffers for name in holder]
         self._sharded = any(hasattr(p, "placements") for _, p in self._named)
 
     def _present_scale(self) -> float:
