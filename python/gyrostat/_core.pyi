@@ -433,7 +433,7 @@ def find_leaks(
     accepted: Sequence[tuple[str, str, bool]],
     examples: int,
     progress: Callable[[str, int, int], object],
-    grids: Sequence[float | None] = [],
+    grids: Sequence[float | None] = ...,
 ) -> Leaks: ...
 def shared_groups(
     groups: Sequence[Any], examples: int
