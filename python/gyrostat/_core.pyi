@@ -438,7 +438,7 @@ def find_leaks(
     accepted: Sequence[tuple[str, str, bool]],
     examples: int,
     progress: Callable[[str, int, int], object],
-    grids: Sequence[float | None] = [],
+    grids: Sequence[float | None] = ...,
 ) -> Leaks: ...
 
 @final

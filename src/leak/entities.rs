@@ -427,7 +427,9 @@ mod tests {
 
         #[test]
         fn the_shortcut_changes_no_level(a in "[a-d ]{0,12}", b in "[a-d ]{0,12}", long in "[ab0-9]{0,9}") {
-            // Equal values have equal codes and are not compared.
+            // Values are in normal form, and equal ones are not compared.
+            let [a, b, long] =
+                [a, b, long].map(|text| text.split_whitespace().collect::<Vec<_>>().join(" "));
             for (a, b) in [(&a, &b), (&a, &long), (&long, &b)].into_iter().filter(|(a, b)| a != b) {
                 let (plain, other) = (Plain::new(a), Plain::new(b));
                 let by_word = strsim::jaro_winkler(plain.sorted(), other.sorted());
