@@ -1,12 +1,14 @@
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, TypedDict, final, type_check_only
+from typing import Any, Self, TypeAlias, TypedDict, final, type_check_only
 
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "ArraySketcher",
     "ArrowColumn",
     "Blocks",
+    "ImageSketcher",
     "Leaks",
     "Records",
     "SpikeDetector",
@@ -15,8 +17,11 @@ __all__ = [
     "build_info",
     "clip",
     "compare_all",
+    "find_array_leaks",
+    "find_image_leaks",
     "find_leaks",
     "find_spikes",
+    "find_token_leaks",
     "fingerprint",
     "read_arrow",
     "shared_groups",
@@ -390,6 +395,7 @@ class _Statistics(TypedDict):
     compared: int
     cut_buckets: int
     cut_groups: int
+    chance: float | None
 
 @final
 class Leaks:
@@ -405,6 +411,54 @@ def find_leaks(
     splits: Sequence[tuple[str, Sequence[tuple[str, Any]]]],
     *,
     text: bool,
+    labels: Sequence[Any] | None,
+    near: float | None,
+    within: bool,
+    examples: int,
+    progress: Callable[[str, int, int], object],
+) -> Leaks: ...
+@final
+class ImageSketcher:
+    def __new__(cls) -> Self: ...
+    def add(
+        self,
+        images: Sequence[NDArray[np.uint8] | None],
+        raw: Sequence[NDArray[np.uint8]] | None = None,
+        titles: Sequence[str | None] | None = None,
+    ) -> None: ...
+    def __len__(self) -> int: ...
+    def hashes(
+        self, index: int
+    ) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]: ...
+
+def find_image_leaks(
+    splits: Sequence[tuple[str, ImageSketcher]],
+    *,
+    labels: Sequence[Any] | None,
+    near: float | None,
+    within: bool,
+    examples: int,
+    progress: Callable[[str, int, int], object],
+) -> Leaks: ...
+@final
+class ArraySketcher:
+    def __new__(cls) -> Self: ...
+    def add(self, rows: NDArray[Any]) -> None: ...
+    def __len__(self) -> int: ...
+
+def find_array_leaks(
+    splits: Sequence[tuple[str, ArraySketcher]],
+    *,
+    labels: Sequence[Any] | None,
+    near: float | None,
+    within: bool,
+    examples: int,
+    progress: Callable[[str, int, int], object],
+) -> Leaks: ...
+def find_token_leaks(
+    splits: Sequence[tuple[str, Any]],
+    *,
+    pads: Sequence[int],
     labels: Sequence[Any] | None,
     near: float | None,
     within: bool,

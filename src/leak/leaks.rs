@@ -1,14 +1,17 @@
 //! The whole search: from sources to pairs.
 
 use crate::error::{Error, Result};
+use crate::leak::arrays::Arrays;
 use crate::leak::cells;
 use crate::leak::clean;
 use crate::leak::column::{Cell, Column};
 use crate::leak::groups::{Groups, Progress};
+use crate::leak::image;
 use crate::leak::likeness::{CellBlocks, Likeness, ShingleSets};
 use crate::leak::pairs::{Expansion, Kind, Pair};
 use crate::leak::search::{Found, MIXED, Search};
 use crate::leak::source::{Rows, Source, Texts, locate};
+use crate::leak::tokens::Tokens;
 
 /// What counts as a leak.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -51,6 +54,8 @@ pub struct Statistics {
     pub cut_buckets: usize,
     /// Groups with more pairs than are listed.
     pub cut_groups: usize,
+    /// Similarity of images that unrelated ones reach by chance.
+    pub chance: Option<f64>,
 }
 
 /// One row of the table of pairs.
@@ -62,7 +67,8 @@ pub struct Leak {
     pub right: (usize, usize),
     /// How the two are the same.
     pub kind: Kind,
-    /// Exact Jaccard similarity of their features; 1 unless the kind is near.
+    /// Exact Jaccard similarity of their features, for images that of [`image::align`]; 1 unless
+    /// the kind is near.
     pub similarity: f64,
     /// Whether their labels differ; `None` if a label is not known.
     pub label_conflict: Option<bool>,
@@ -113,6 +119,60 @@ impl Leaks {
         Self::new(&source, &groups, likeness, labels, options, progress)
     }
 
+    /// Looks for sequences of token ids that are the same.
+    ///
+    /// # Errors
+    /// Whatever `progress` returns.
+    pub fn in_tokens<E: From<Error>>(
+        source: &Tokens<'_>,
+        labels: Option<&[&dyn Column]>,
+        options: Options,
+        progress: &mut Progress<'_, E>,
+    ) -> std::result::Result<Self, E> {
+        let groups = Groups::new(source, options.near.is_some(), progress)?;
+        let likeness = options.near.map(ShingleSets::new);
+        let likeness = likeness.as_ref().map(|likeness| likeness as &dyn Likeness);
+        Self::new(source, &groups, likeness, labels, options, progress)
+    }
+
+    /// Looks for arrays that are the same.
+    ///
+    /// # Errors
+    /// Whatever `progress` returns.
+    pub fn in_arrays<E: From<Error>>(
+        source: &Arrays<'_>,
+        labels: Option<&[&dyn Column]>,
+        options: Options,
+        progress: &mut Progress<'_, E>,
+    ) -> std::result::Result<Self, E> {
+        let groups = Groups::new(source, false, progress)?;
+        let likeness = options.near.map(|near| CellBlocks::new(near, &groups.features));
+        let likeness = likeness.as_ref().map(|likeness| likeness as &dyn Likeness);
+        Self::new(source, &groups, likeness, labels, options, progress)
+    }
+
+    /// Looks for images that are the same.
+    ///
+    /// # Errors
+    /// Whatever `progress` returns.
+    pub fn in_images<E: From<Error>>(
+        source: &image::Images<'_>,
+        labels: Option<&[&dyn Column]>,
+        options: Options,
+        progress: &mut Progress<'_, E>,
+    ) -> std::result::Result<Self, E> {
+        let groups = Groups::new(source, false, progress)?;
+        let homes = homes(&groups, source.ends());
+        let Options { near, within } = options;
+        let (found, chance) = match near.filter(|&near| near < 1.0) {
+            Some(near) => image::search(&groups.features, &homes, within, near, progress)?,
+            None => (Found::default(), None),
+        };
+        let mut leaks = Self::from_edges(source, &groups, &found, labels, within, progress)?;
+        leaks.statistics.chance = chance;
+        Ok(leaks)
+    }
+
     fn new<E: From<Error>>(
         source: &dyn Source,
         groups: &Groups,
@@ -121,9 +181,8 @@ impl Leaks {
         options: Options,
         progress: &mut Progress<'_, E>,
     ) -> std::result::Result<Self, E> {
-        let ends = source.ends().to_vec();
         let Options { near, within } = options;
-        let homes: Vec<u32> = (0..groups.nodes()).map(|node| home(groups, &ends, node)).collect();
+        let homes = homes(groups, source.ends());
         // Nodes have different features, so none reach similarity 1.
         let found = match likeness.filter(|_| near.is_some_and(|near| near < 1.0)) {
             Some(likeness) => {
@@ -132,6 +191,21 @@ impl Leaks {
             }
             None => Found::default(),
         };
+        let mut leaks = Self::from_edges(source, groups, &found, labels, within, progress)?;
+        leaks.statistics.bands = likeness.map_or(0, Likeness::bands);
+        leaks.statistics.recall = likeness.map(Likeness::recall);
+        Ok(leaks)
+    }
+
+    fn from_edges<E: From<Error>>(
+        source: &dyn Source,
+        groups: &Groups,
+        found: &Found,
+        labels: Option<&[&dyn Column]>,
+        within: bool,
+        progress: &mut Progress<'_, E>,
+    ) -> std::result::Result<Self, E> {
+        let ends = source.ends().to_vec();
         progress("pairs", 0, 1)?;
         let (pairs, cut_groups) = Expansion::new(groups, &ends, within).run(&found.edges);
         let kept = clean::kept(groups, &ends, &found.edges, within);
@@ -144,11 +218,10 @@ impl Leaks {
             rows: source.rows(),
             missing: groups.missing(),
             distinct: groups.normal.len(),
-            bands: likeness.map_or(0, Likeness::bands),
-            recall: likeness.map(Likeness::recall),
             compared: found.compared,
             cut_buckets: found.cut_buckets,
             cut_groups,
+            ..Statistics::default()
         };
         Ok(Self { ends, pairs, conflicts, kept, statistics })
     }
@@ -190,6 +263,11 @@ impl Leaks {
     pub fn statistics(&self) -> &Statistics {
         &self.statistics
     }
+}
+
+/// The home of each node.
+fn homes(groups: &Groups, ends: &[usize]) -> Vec<u32> {
+    (0..groups.nodes()).map(|node| home(groups, ends, node)).collect()
 }
 
 /// The only split that a node has rows in, or [`MIXED`].

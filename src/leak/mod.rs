@@ -10,6 +10,7 @@
 //! The number of pairs stays linear in the rows: a group of n copies has n^2 / 2 of them, so beyond
 //! [`pairs::MOST_PAIRS`] each row is listed with one copy a split.
 
+pub mod arrays;
 pub mod arrow;
 pub mod band;
 pub mod cells;
@@ -17,6 +18,7 @@ mod clean;
 pub mod column;
 mod groups;
 pub mod hash;
+pub mod image;
 mod leaks;
 mod likeness;
 pub mod minhash;
@@ -28,6 +30,7 @@ pub mod shingle;
 mod source;
 pub mod table;
 pub mod time;
+pub mod tokens;
 pub mod verify;
 
 pub use groups::Progress;

@@ -8,8 +8,8 @@ use crate::leak::{cells, hash, normalise, shingle};
 /// Buffers that one thread reuses from row to row.
 #[derive(Default)]
 pub(crate) struct Scratch {
-    bytes: Vec<u8>,
-    hashes: Vec<u64>,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) hashes: Vec<u64>,
 }
 
 impl Scratch {

@@ -1,10 +1,12 @@
 //! The Python extension module `gyrostat._core`: convert, release the GIL, call. No arithmetic here.
 
+mod array;
 mod arrow;
 mod clip;
 mod column;
 mod curve;
 mod dlpack;
+mod image;
 mod intake;
 mod leak;
 mod memory;
@@ -44,6 +46,8 @@ fn build_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 #[pymodule]
 mod _core {
     #[pymodule_export]
+    use super::array::{ArraySketcher, find_array_leaks, find_token_leaks};
+    #[pymodule_export]
     use super::arrow::{ArrowColumn, read_arrow};
     #[pymodule_export]
     use super::build_info;
@@ -51,6 +55,8 @@ mod _core {
     use super::clip::clip;
     #[pymodule_export]
     use super::curve::{Blocks, Window, trend};
+    #[pymodule_export]
+    use super::image::{ImageSketcher, find_image_leaks};
     #[pymodule_export]
     use super::leak::{Leaks, find_leaks, fingerprint, shared_groups, time_disorder};
     #[pymodule_export]

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gyrostat import _core
+from gyrostat.leakage.arrays import as_numpy, one_shape, sketch_array
+from gyrostat.leakage.images import sketch_images
 from gyrostat.leakage.report import LeakageReport, Overlaps, Subject
 from gyrostat.leakage.splits import Column, Split, open_split
+from gyrostat.leakage.tokens import Ragged, open_tokens
 
 __all__ = ["check_leakage"]
 
@@ -18,6 +25,9 @@ def check_leakage(
     splits: Mapping[str, Any],
     *,
     text: str | None = None,
+    image: str | bool | None = None,
+    tokens: str | bool | None = None,
+    pad: int | Sequence[int] = (),
     label: str | Mapping[str, Any] | None = None,
     group: str | Mapping[str, Any] | None = None,
     time: str | Mapping[str, Any] | None = None,
@@ -38,6 +48,9 @@ def check_leakage(
       spaces (Han, kana, Thai, Lao, Khmer, Myanmar) is a word. Table rows are compared by their
       sets of (column, normalised cell).
 
+    Images, arrays of three and more dimensions and sequences of token ids have kinds and a
+    similarity of their own: see ``image``, ``splits`` and ``tokens``.
+
     Candidates come from MinHash (Broder, "On the resemblance and containment of documents", 1997)
     in bands chosen so that a pair right at ``near`` is missed with a probability below 0.0001,
     for table rows from blocks of columns, which miss none. The similarity of every candidate is
@@ -56,9 +69,24 @@ def check_leakage(
             (None is missing), a one-dimensional NumPy array of text, a two-dimensional one of
             rows, or a table or column of pandas, polars, pyarrow, Hugging Face datasets or anything
             else that speaks the Arrow PyCapsule protocol. Text is read where it lies. An empty
-            split has no pairs.
+            split has no pairs. Arrays and tensors of three and more dimensions are rows of elements
+            that compare as cells do; normalised, those that are not whole are rounded to 11
+            significant bits, as float16 holds them; near, the rows are cut into 64 blocks of
+            elements, each a cell.
         text: Column of texts to compare. None compares whole rows, by columns of the same names
             in any order, without those of ``label``, ``group`` and ``time``.
+        image: True where the splits are images: arrays or tensors of shape (N, H, W),
+            (N, H, W, C) or (N, C, H, W) with 1, 3 or 4 channels, or sequences of arrays, PIL
+            images, paths or encoded bytes; or the column of a table that holds such (None is
+            missing). Files and bytes need Pillow. Exact is the same pixels; normalised the same as
+            8-bit RGB but for turning by quarters and mirroring; near is said in
+            ``docs/images.md``: the best likeness of grey thumbnails turned, scaled and shifted
+            onto each other, of at least ``near`` and of more than unrelated images of this data
+            reach by chance.
+        tokens: True where the splits are sequences of token ids: lists of ints, arrays of integers
+            of shape (N, length), Arrow lists; or the column of a table that holds such. Each id is
+            a word; exact is the same ids.
+        pad: Id or ids that ``tokens`` takes for padding, as if they were not there.
         label: Column of labels, or labels by split. Pairs then tell whether theirs differ.
         group: Column of groups, such as patients, or groups by split, that should each be in one
             split only.
@@ -79,39 +107,133 @@ def check_leakage(
         raise TypeError(f"splits: expected a mapping by name, got {type(splits).__name__}")
     if not splits:
         raise ValueError("splits: expected at least one, got none")
-    opened = [open_split(str(name), data) for name, data in splits.items()]
-    labels = _side("label", label, opened)
-    groups = _side("group", group, opened)
-    times = _side("time", time, opened)
-    bare = text is None and all(split.is_text for split in opened)
-    if text is not None:
-        tables = [[("", split.column("text", text))] for split in opened]
-    elif bare:
-        tables = [[("", split.columns[""])] for split in opened]
-    else:
-        tables = _rows(opened, without=[c for c in (label, group, time) if isinstance(c, str)])
-    within = within or len(opened) == 1
+    if sum(choice not in (None, False) for choice in (text, image, tokens)) > 1:
+        raise ValueError("text: expected one of text, image and tokens, got more")
     with _Bars() as bars:
-        leaks = _core.find_leaks(
-            list(zip([split.name for split in opened], tables, strict=True)),
-            text=text is not None or bare,
-            labels=labels,
-            near=near,
-            within=within,
-            examples=_EXAMPLES,
-            progress=bars,
-        )
-    subject = Subject(
-        rows={split.name: split.rows for split in opened},
-        columns=None if text is not None or bare else len(tables[0]),
-        near=near,
-        within=within,
-    )
+        subject = _subject(splits, text, image, tokens, bars)
+        opened = subject.splits
+        labels = _side("label", label, opened)
+        groups = _side("group", group, opened)
+        times = _side("time", time, opened)
+        within = within or len(opened) == 1
+        names = [split.name for split in opened]
+        options: dict[str, Any] = {
+            "labels": labels,
+            "near": near,
+            "within": within,
+            "examples": _EXAMPLES,
+            "progress": bars,
+        }
+        columns: int | None = None
+        if subject.images is not None:
+            found = list(zip(names, subject.images, strict=True))
+            leaks, what = _core.find_image_leaks(found, **options), "images"
+        elif subject.arrays is not None:
+            rows = list(zip(names, subject.arrays, strict=True))
+            leaks, what = _core.find_array_leaks(rows, **options), "arrays"
+        elif subject.tokens is not None:
+            ids = list(zip(names, map(_ids, subject.tokens), strict=True))
+            leaks, what = _core.find_token_leaks(ids, pads=_pads(pad), **options), "token ids"
+        else:
+            is_text, tables = _tables(opened, text, (label, group, time))
+            columns = None if is_text else len(tables[0])
+            what = "texts" if is_text else f"rows of {columns:,} columns"
+            pairs = list(zip(names, tables, strict=True))
+            leaks = _core.find_leaks(pairs, text=is_text, **options)
     overlaps = Overlaps(
         groups=_core.shared_groups(groups, _EXAMPLES) if groups is not None else [],
         times=_core.time_disorder(times) if times is not None else [],
     )
-    return LeakageReport(leaks, subject, overlaps)
+    rows_of = {split.name: split.rows for split in opened}
+    about = Subject(rows=rows_of, columns=columns, near=near, within=within, what=what)
+    return LeakageReport(leaks, about, overlaps)
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """The splits, and what is compared of them if it is no text and no table."""
+
+    splits: list[Split]
+    images: list[_core.ImageSketcher] | None = None
+    arrays: list[_core.ArraySketcher] | None = None
+    tokens: list[_core.ArrowColumn | Ragged] | None = None
+
+
+def _subject(
+    splits: Mapping[str, Any],
+    text: str | None,
+    image: str | bool | None,
+    tokens: str | bool | None,
+    bars: _Bars,
+) -> _Opened:
+    named = {str(name): data for name, data in splits.items()}
+    if image is True:
+        images = [sketch_images(name, data, bars) for name, data in named.items()]
+        return _Opened(_alone(named, images), images=images)
+    if tokens is True:
+        ids = [open_tokens(name, data) for name, data in named.items()]
+        return _Opened(_alone(named, ids), tokens=ids)
+    if text is None and not image and not tokens:
+        arrays = {name: as_numpy(data) for name, data in named.items()}
+        if any(array is not None and array.ndim > 2 for array in arrays.values()):
+            rows = _sketch_arrays(arrays, bars)
+            return _Opened(_alone(named, rows), arrays=rows)
+    opened = [open_split(name, data) for name, data in named.items()]
+    if image:
+        for split in opened:
+            split.column("image", image)
+        pairs = ((name, _raw_column(data, image)) for name, data in named.items())
+        return _Opened(opened, images=[sketch_images(name, data, bars) for name, data in pairs])
+    if tokens:
+        chosen = [open_tokens(split.name, split.column("tokens", tokens)) for split in opened]
+        return _Opened(opened, tokens=chosen)
+    return _Opened(opened)
+
+
+def _alone(names: Iterable[str], rows: Sequence[Any]) -> list[Split]:
+    """Splits without columns of a name."""
+    return [Split(name, {"": column}) for name, column in zip(names, rows, strict=True)]
+
+
+def _sketch_arrays(
+    arrays: Mapping[str, NDArray[Any] | None], bars: _Bars
+) -> list[_core.ArraySketcher]:
+    rows = []
+    for name, array in arrays.items():
+        if array is None or array.ndim == 0:
+            raise TypeError(f"splits: expected an array in every split, got none as {name!r}")
+        rows.append((name, array))
+    one_shape([(name, array.shape[1:]) for name, array in rows])
+    return [sketch_array(name, array, bars) for name, array in rows]
+
+
+def _raw_column(data: Any, name: str) -> Any:
+    """A column of a table as its own library holds it."""
+    if type(data).__module__.partition(".")[0] == "datasets":
+        data = data.with_format("arrow")[:]
+    return data[name]
+
+
+def _ids(tokens: _core.ArrowColumn | Ragged) -> Any:
+    return (tokens.ids, tokens.starts) if isinstance(tokens, Ragged) else tokens
+
+
+def _pads(pad: int | Sequence[int]) -> list[int]:
+    pads = [pad] if isinstance(pad, int | np.integer) else list(pad)
+    if not all(isinstance(id_, int | np.integer) for id_ in pads):
+        raise TypeError(f"pad: expected an id or ids, got {pad!r}")
+    return [int(id_) for id_ in pads]
+
+
+def _tables(
+    opened: Sequence[Split], text: str | None, sides: Sequence[Any]
+) -> tuple[bool, list[list[tuple[str, Column]]]]:
+    """Whether texts are compared, and the columns of each split that are."""
+    if text is not None:
+        return True, [[("", split.column("text", text))] for split in opened]
+    if all(split.is_text for split in opened):
+        return True, [[("", split.columns[""])] for split in opened]
+    return False, _rows(opened, without=[side for side in sides if isinstance(side, str)])
 
 
 def _side(
