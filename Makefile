@@ -2,8 +2,9 @@
 
 # uv from the PATH, or one of our own in .tools.
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
-# The bench groups hold what only `make bench-tensors`, `bench-spikes` and `bench-gym` compare with.
-RUN := $(UV) run --all-extras --all-groups --no-group bench --no-group bench-spikes --no-group bench-gym
+# The bench groups hold what only `make bench-tensors`, `bench-spikes`, `bench-gym` and `bench-images` compare with.
+RUN := $(UV) run --all-extras --all-groups --no-group bench --no-group bench-spikes --no-group bench-gym \
+	--no-group bench-images
 PYTHON ?= python3
 
 # BLAS threads spin while they wait: on a busy machine two are many times slower than one.
@@ -11,7 +12,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format bench bench-tensors bench-spikes bench-gym bench-kill \
-	bench-observe bench-ranks clean
+	bench-observe bench-ranks bench-images clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
@@ -63,6 +64,9 @@ bench-kill: $(filter .tools/%,$(UV)) ## a small run killed at 100 random moments
 
 bench-observe: $(filter .tools/%,$(UV)) ## what a guard that only observes costs of a step
 	$(UV) run --extra torch python benches/observe.py
+
+bench-images: $(filter .tools/%,$(UV)) ## image hashes beside imagehash and pdqhash, written into benches/README.md
+	$(UV) run --extra images --group bench-images python benches/images.py --write
 
 clean: ## remove what was built
 	cargo clean

@@ -75,7 +75,12 @@ def test_every_equal_pair_is_found_and_no_other(a, b):
 @pytest.mark.parametrize(
     ("a", "b", "error", "message"),
     [
-        (np.zeros((2, 3, 3)), np.zeros((2, 3, 4)), ValueError, "splits: expected rows of one shape"),
+        (
+            np.zeros((2, 3, 3)),
+            np.zeros((2, 3, 4)),
+            ValueError,
+            "splits: expected rows of one shape",
+        ),
         (np.zeros((2, 3, 3)), np.zeros((2, 9)), ValueError, "splits: expected rows of one shape"),
         (np.zeros((2, 3, 3)), ["x"], TypeError, "splits: expected an array in every split"),
         (np.zeros((2, 3, 3), complex), np.zeros((2, 3, 3)), TypeError, "splits: expected real"),

@@ -9,13 +9,13 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-import reference_images as twin
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFilter
 
 import gyrostat
+import reference_images as twin
 from gyrostat import _core
 
 SIDE = 96
@@ -93,7 +93,9 @@ def test_turned_copies_are_normalised_and_equal_ones_exact(scenes):
 
 def test_unrelated_images_are_no_pairs(scenes):
     flat = [Image.new("L", (SIDE, SIDE), grey) for grey in range(0, 250, 50)]
-    ramp = [Image.fromarray(np.tile(np.arange(SIDE, dtype=np.uint8) * k, (SIDE, 1))) for k in (1, 2)]
+    ramp = [
+        Image.fromarray(np.tile(np.arange(SIDE, dtype=np.uint8) * k, (SIDE, 1))) for k in (1, 2)
+    ]
     split = {"train": [*scenes[:30], *flat, *ramp], "test": [*scenes[30:], *flat[:1]]}
     assert list(pairs(gyrostat.check_leakage(split, image=True)).values()) == [("exact", 1.0)]
 
@@ -165,9 +167,7 @@ def test_columns_of_tables(scenes, make):
     images = [encoded(image) for image in scenes[:4]]
     train = make({"picture": [*images, None], "label": [0, 1, 2, 3, 4]})
     test = make({"picture": [encoded(jpeg(scenes[3], 70)), images[0]], "label": [3, 9]})
-    report = gyrostat.check_leakage(
-        {"train": train, "test": test}, image="picture", label="label"
-    )
+    report = gyrostat.check_leakage({"train": train, "test": test}, image="picture", label="label")
     assert [(p.left_row, p.right_row, p.kind, p.label_conflict) for p in report.pairs] == [
         (0, 1, "exact", True),
         (3, 0, "near", False),

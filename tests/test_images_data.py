@@ -37,7 +37,9 @@ def test_near_duplicates_of_cifar_are_found(cifar):
 def test_garments_are_not_taken_for_each_other(shared):
     folder = shared / "data/images_fashion_mnist"
     data = np.load(folder / "fashion_mnist.npz")
-    known = [(int(r["test_row"]), int(r["train_row"])) for r in rows(folder / "near_duplicate_pairs.csv")]
+    known = [
+        (int(r["test_row"]), int(r["train_row"])) for r in rows(folder / "near_duplicate_pairs.csv")
+    ]
     test = np.unique([*(a for a, _ in known), *range(0, 10_000, 20)])
     train = np.unique([*(b for _, b in known), *range(0, 20_000, 8)])
     report = gyrostat.check_leakage(

@@ -122,11 +122,7 @@ impl ArraySketcher {
     }
 }
 
-fn record<T: Element>(
-    row: ArrayView1<'_, T>,
-    exact: &mut Vec<u8>,
-    normal: &mut Vec<u8>,
-) -> Record {
+fn record<T: Element>(row: ArrayView1<'_, T>, exact: &mut Vec<u8>, normal: &mut Vec<u8>) -> Record {
     exact.clear();
     normal.clear();
     let count = row.len().min(BLOCKS);

@@ -87,7 +87,8 @@ impl Lists {
                 let got = format!("lists of {} in {name}", ids.data_type());
                 return Err(Error::type_("tokens", "lists of integers", got));
             }
-            let used = (0..chunk.len()).filter(|&row| chunk.is_valid(row)).map(|row| slice(chunk, row));
+            let used =
+                (0..chunk.len()).filter(|&row| chunk.is_valid(row)).map(|row| slice(chunk, row));
             if ids.null_count() > 0 && used.map(|ids| ids.null_count()).any(|nulls| nulls > 0) {
                 return Err(Error::value("tokens", "ids", format!("a null among those of {name}")));
             }
@@ -125,7 +126,11 @@ impl Sequences for Lists {
             return false;
         }
         let values = slice(chunk, row);
-        fn extend<T: ArrowPrimitiveType>(ids: &mut Vec<i64>, values: &ArrayRef, id: fn(T::Native) -> i64) {
+        fn extend<T: ArrowPrimitiveType>(
+            ids: &mut Vec<i64>,
+            values: &ArrayRef,
+            id: fn(T::Native) -> i64,
+        ) {
             ids.extend(values.as_primitive::<T>().values().iter().map(|&v| id(v)));
         }
         match values.data_type() {
@@ -257,7 +262,10 @@ mod tests {
             lists.ids_into(row, &mut ids).then_some(ids)
         };
         assert_eq!(lists.len(), 4);
-        assert_eq!([0, 1, 2, 3, 4].map(read), [Some(vec![1, 2]), None, Some(vec![]), Some(vec![1, 2]), None]);
+        assert_eq!(
+            [0, 1, 2, 3, 4].map(read),
+            [Some(vec![1, 2]), None, Some(vec![]), Some(vec![1, 2]), None]
+        );
         let rows = [Some([Some(3), Some(4)]), None];
         let fixed = FixedSizeListArray::from_iter_primitive::<Int32Type, _, _>(rows, 2);
         let fixed = Lists::new("x", &[Arc::new(fixed)]).unwrap();

@@ -21,7 +21,8 @@ pub(super) struct ImageSketcher {
 impl ImageSketcher {
     /// An image as people read it.
     fn show(&self, row: usize) -> String {
-        let size = self.images.size(row).map(|(rows, columns)| format!("{columns} x {rows} pixels"));
+        let size =
+            self.images.size(row).map(|(rows, columns)| format!("{columns} x {rows} pixels"));
         match self.titles.get(row).and_then(Option::as_deref) {
             Some(title) => title.to_owned(),
             None => size.unwrap_or_else(|| "(missing)".into()),

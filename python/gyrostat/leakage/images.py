@@ -186,18 +186,23 @@ def _open(name: str, row: int, item: Any) -> Image | None:
 
 def _decode(where: str, item: Any) -> Any:
     try:
-        from PIL import Image as pillow
+        from PIL import Image as PillowImage
         from PIL import UnidentifiedImageError
     except ImportError as error:
         raise ImportError("decoding images needs Pillow: pip install 'gyrostat[images]'") from error
     source = item if isinstance(item, str | os.PathLike) else io.BytesIO(bytes(item))
     try:
-        with pillow.open(source) as image:
+        with PillowImage.open(source) as image:
             image.load()
             return image
     except FileNotFoundError as error:
         raise ValueError(f"image: expected an image file in {where}, got {error}") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, pillow.DecompressionBombError) as error:
+    except (
+        UnidentifiedImageError,
+        OSError,
+        SyntaxError,
+        PillowImage.DecompressionBombError,
+    ) as error:
         raise ValueError(f"image: cannot decode {where}: {error}") from error
 
 

@@ -125,9 +125,7 @@ def _from_numpy(name: str, data: NDArray[Any]) -> list[tuple[str, Column]]:
     elif data.ndim == 2:
         parts = (_columns(name, str(i), data[:, i]) for i in range(data.shape[1]))
     else:
-        raise ValueError(
-            f"splits: expected as many dimensions in every split, got {data.ndim} in {name!r}"
-        )
+        raise ValueError(f"splits: expected 1 or 2 dimensions, got {data.ndim} in {name!r}")
     return [pair for part in parts for pair in part]
 
 

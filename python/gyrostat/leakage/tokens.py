@@ -47,7 +47,9 @@ def open_tokens(name: str, data: Any) -> _core.ArrowColumn | Ragged:
     if isinstance(data, _core.ArrowColumn):
         return data
     array = as_numpy(data)
-    if array is None and (hasattr(data, "__arrow_c_stream__") or hasattr(data, "__arrow_c_array__")):
+    if array is None and (
+        hasattr(data, "__arrow_c_stream__") or hasattr(data, "__arrow_c_array__")
+    ):
         columns = _core.read_arrow(data)
         if len(columns) == 1:
             return columns[0][1]

@@ -430,7 +430,12 @@ mod tests {
 
     fn similarity(a: &[u8], b: &[u8], variants: u8) -> f32 {
         let b = || Picture::new(b);
-        Subject::new(Picture::new(a).unwrap()).similarity(variants, b().unwrap().small(), b, Gates::SHUT)
+        Subject::new(Picture::new(a).unwrap()).similarity(
+            variants,
+            b().unwrap().small(),
+            b,
+            Gates::SHUT,
+        )
     }
 
     fn turned(pixels: &[u8], variant: usize) -> Vec<u8> {

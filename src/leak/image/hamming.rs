@@ -1,6 +1,9 @@
 //! Hamming distances of the hashes: every pair, or those that share a slice of a hash.
 
-#![allow(unsafe_code, reason = "the distances use the processor's own instructions where it has them")]
+#![allow(
+    unsafe_code,
+    reason = "the distances use the processor's own instructions where it has them"
+)]
 
 use crate::leak::hash::HashedMap;
 use crate::leak::image::VARIANTS;
@@ -134,9 +137,8 @@ impl Slices {
 
 /// The 24 slices of the hashes, each with its place above its 16 bits.
 fn slices(hashes: &Plain) -> impl Iterator<Item = u64> {
-    (0..24_u64).map(|place| {
-        place << 16 | (hashes[(place / 4) as usize] >> (place % 4 * 16) & 0xffff)
-    })
+    (0..24_u64)
+        .map(|place| place << 16 | (hashes[(place / 4) as usize] >> (place % 4 * 16) & 0xffff))
 }
 
 #[cfg(test)]
@@ -153,7 +155,8 @@ mod tests {
     fn turned(hashes: &Plain, word: usize, bits: &[u8]) -> Plain {
         let mut out = *hashes;
         for &bit in bits {
-            let (word, bit) = if word < 4 { (usize::from(bit) / 64, bit % 64) } else { (word, bit % 64) };
+            let (word, bit) =
+                if word < 4 { (usize::from(bit) / 64, bit % 64) } else { (word, bit % 64) };
             out[word] ^= 1 << bit;
         }
         out

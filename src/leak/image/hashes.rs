@@ -14,10 +14,10 @@
 use std::f64::consts::PI;
 use std::sync::{Arc, LazyLock};
 
-use crate::leak::image::resample::{Axis, resize};
 use crate::leak::image::VARIANTS;
 #[cfg(test)]
 use crate::leak::image::origin;
+use crate::leak::image::resample::{Axis, resize};
 
 /// Side of the thumbnail that `pHash` and the alignment use.
 pub const THUMBNAIL: usize = 32;
@@ -131,8 +131,7 @@ fn signs<const WORDS: usize>(
 }
 
 fn phash(thumbnail: &[f32]) -> [u64; VARIANTS] {
-    static COSINES: LazyLock<Vec<f32>> =
-        LazyLock::new(|| cosines(THUMBNAIL, 0, PHASH_FREQUENCIES));
+    static COSINES: LazyLock<Vec<f32>> = LazyLock::new(|| cosines(THUMBNAIL, 0, PHASH_FREQUENCIES));
     let frequencies = dct(thumbnail, THUMBNAIL, &COSINES);
     signs::<1>(&frequencies, PHASH_FREQUENCIES, 0).map(|[word]| word)
 }
@@ -229,7 +228,8 @@ mod tests {
         let strength = |k: usize| (unit(k as u64) - 0.5) * 40.0 / (1.0 + (k / n + k % n) as f64);
         let strengths: Vec<f64> = (0..n * n).map(strength).collect();
         let wave = |f: usize, i: usize| (PI * f as f64 * (i as f64 + 0.5) / side as f64).cos();
-        let waves: Vec<Vec<f64>> = (0..n).map(|f| (0..side).map(|i| wave(f, i)).collect()).collect();
+        let waves: Vec<Vec<f64>> =
+            (0..n).map(|f| (0..side).map(|i| wave(f, i)).collect()).collect();
         let pixel = |r: usize, c: usize| {
             let term = |k: usize| strengths[k] * waves[k / n][r] * waves[k % n][c];
             (128.0 + (0..n * n).map(term).sum::<f64>()) as f32

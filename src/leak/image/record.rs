@@ -3,9 +3,9 @@
 use ndarray::{ArrayView3, Axis};
 
 use crate::error::{Error, Result};
+use crate::leak::hash;
 use crate::leak::image::hashes::{self, Hashes, THUMBNAIL};
 use crate::leak::image::{VARIANTS, align::Picture};
-use crate::leak::hash;
 use crate::leak::source::{Scratch, Source};
 use crate::parallel;
 
@@ -70,7 +70,11 @@ impl Sketcher {
     ///
     /// # Errors
     /// [`Error::Value`] if an image has no pixel, or another number of channels.
-    pub fn push(&mut self, images: &[Option<ArrayView3<'_, u8>>], raw: Option<&[&[u8]]>) -> Result<()> {
+    pub fn push(
+        &mut self,
+        images: &[Option<ArrayView3<'_, u8>>],
+        raw: Option<&[&[u8]]>,
+    ) -> Result<()> {
         for image in images.iter().flatten() {
             let (rows, columns, channels) = image.dim();
             if rows * columns == 0 || !(channels == 1 || channels == 3) {
@@ -140,7 +144,8 @@ impl Canvas {
             _ => self.colours.extend(image.index_axis(Axis(2), 0).iter().flat_map(|&p| [p; 3])),
         }
         self.grey.clear();
-        let luma = |p: &[u8]| 0.299 * f32::from(p[0]) + 0.587 * f32::from(p[1]) + 0.114 * f32::from(p[2]);
+        let luma =
+            |p: &[u8]| 0.299 * f32::from(p[0]) + 0.587 * f32::from(p[1]) + 0.114 * f32::from(p[2]);
         self.grey.extend(self.colours.chunks_exact(3).map(luma));
         let (hashes, thumbnail) = hashes::hash(&self.grey, (rows, columns), &mut self.hashes);
         let exact = self.identity(raw, (rows, columns), 0);
@@ -156,7 +161,12 @@ impl Canvas {
     }
 
     /// Identity of a variant of the pixels, or of the `raw` bytes.
-    fn identity(&mut self, raw: Option<&[u8]>, (rows, columns): (usize, usize), variant: usize) -> u128 {
+    fn identity(
+        &mut self,
+        raw: Option<&[u8]>,
+        (rows, columns): (usize, usize),
+        variant: usize,
+    ) -> u128 {
         let (height, width) = if variant & 4 == 0 { (rows, columns) } else { (columns, rows) };
         self.turned.clear();
         self.turned.extend((height as u64).to_le_bytes());
@@ -170,7 +180,8 @@ impl Canvas {
                 let row = if variant & 2 == 0 { row } else { height - 1 - row };
                 for column in 0..width {
                     let column = if variant & 1 == 0 { column } else { width - 1 - column };
-                    let (row, column) = if variant & 4 == 0 { (row, column) } else { (column, row) };
+                    let (row, column) =
+                        if variant & 4 == 0 { (row, column) } else { (column, row) };
                     let at = 3 * (row * columns + column);
                     self.turned.extend_from_slice(&self.colours[at..at + 3]);
                 }
@@ -254,10 +265,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn images() -> impl Strategy<Value = Array3<u8>> {
-        (1_usize..9, 1_usize..9, prop::sample::select(vec![1_usize, 3])).prop_flat_map(|(h, w, c)| {
-            prop::collection::vec(prop::sample::select(vec![0_u8, 7, 200]), h * w * c)
-                .prop_map(move |pixels| Array3::from_shape_vec((h, w, c), pixels).unwrap())
-        })
+        (1_usize..9, 1_usize..9, prop::sample::select(vec![1_usize, 3])).prop_flat_map(
+            |(h, w, c)| {
+                prop::collection::vec(prop::sample::select(vec![0_u8, 7, 200]), h * w * c)
+                    .prop_map(move |pixels| Array3::from_shape_vec((h, w, c), pixels).unwrap())
+            },
+        )
     }
 
     fn record(image: ArrayView3<'_, u8>) -> Record {

@@ -3,7 +3,7 @@
 use crate::leak::groups::{Lists, Progress, in_blocks};
 use crate::leak::hash;
 use crate::leak::image::align::{Gates, Picture, Subject};
-use crate::leak::image::chance::{self, DRAWN};
+use crate::leak::image::chance::{self, DRAWN, LEAST_PAIRS};
 use crate::leak::image::hamming::{Plain, Query, Radii, Slices, plain};
 use crate::leak::image::record::{hashes_of, picture_of};
 use crate::leak::search::{Edge, Found, MIXED};
@@ -56,8 +56,8 @@ pub(crate) fn search<E>(
     let chance = scan.chance(&drawn);
     let least = near.max(chance.unwrap_or(0.0));
     let radii = scan.radii(&drawn);
-    let slices = (scan.pairs() > MOST_PAIRS)
-        .then(|| Slices::new(&scan.hashes, 0..scan.nodes.len() as u32));
+    let slices =
+        (scan.pairs() > MOST_PAIRS).then(|| Slices::new(&scan.hashes, 0..scan.nodes.len() as u32));
 
     let mut found = Found::default();
     in_blocks(
@@ -135,7 +135,8 @@ impl Scan<'_> {
             Some(slices) => {
                 for j in slices.candidates(&query) {
                     let j = j as usize;
-                    let near = if j < start { 0 } else { query.near(&self.hashes[j], Radii::NARROW) };
+                    let near =
+                        if j < start { 0 } else { query.near(&self.hashes[j], Radii::NARROW) };
                     if near != 0 {
                         verify(j, near);
                     }
@@ -149,10 +150,10 @@ impl Scan<'_> {
         Query::new(&hashes_of(self.features.get(self.nodes[i] as usize)))
     }
 
-    /// Pairs drawn at random; none where there are hardly more than that.
+    /// Pairs drawn at random; none where there are few in all.
     fn drawn(&self) -> Vec<(usize, usize)> {
         let n = self.nodes.len();
-        if self.pairs() < DRAWN {
+        if self.pairs() < LEAST_PAIRS {
             return Vec::new();
         }
         let place = |draw: usize| (hash::mix(draw as u64 + 1) % n as u64) as usize;
