@@ -113,6 +113,10 @@ fn slice(chunk: &ArrayRef, row: usize) -> ArrayRef {
     }
 }
 
+fn extend<T: ArrowPrimitiveType>(ids: &mut Vec<i64>, values: &ArrayRef, id: fn(T::Native) -> i64) {
+    ids.extend(values.as_primitive::<T>().values().iter().map(|&v| id(v)));
+}
+
 impl Sequences for Lists {
     fn len(&self) -> usize {
         self.ends.last().copied().unwrap_or(0)
@@ -126,13 +130,6 @@ impl Sequences for Lists {
             return false;
         }
         let values = slice(chunk, row);
-        fn extend<T: ArrowPrimitiveType>(
-            ids: &mut Vec<i64>,
-            values: &ArrayRef,
-            id: fn(T::Native) -> i64,
-        ) {
-            ids.extend(values.as_primitive::<T>().values().iter().map(|&v| id(v)));
-        }
         match values.data_type() {
             DataType::Int8 => extend::<Int8Type>(ids, &values, i64::from),
             DataType::Int16 => extend::<Int16Type>(ids, &values, i64::from),

@@ -116,7 +116,7 @@ fn signs<const WORDS: usize>(
                 let value = frequencies[if variant & 4 == 0 { i * n + j } else { j * n + i }];
                 // An odd frequency changes its sign when its axis is reversed.
                 let odd = |bit: usize, f: usize| variant & bit != 0 && (f + from) % 2 == 1;
-                turned[i * n + j] = if odd(2, i) != odd(1, j) { -value } else { value };
+                turned[i * n + j] = if odd(2, i) == odd(1, j) { value } else { -value };
             }
         }
         sorted.copy_from_slice(&turned);
@@ -183,7 +183,7 @@ fn box_filter(lines: &mut [f32], width: usize, window: usize, scratch: &mut Vec<
     if window < 2 {
         return;
     }
-    let ahead = (window + 2) / 2; // lines from this one on
+    let ahead = window / 2 + 1; // lines from this one on
     let behind = window - ahead;
     scratch.clear();
     scratch.extend_from_slice(lines);
@@ -218,7 +218,7 @@ mod tests {
 
     fn variant_of(image: &[f32], side: usize, variant: usize) -> Vec<f32> {
         let from = |i: usize| origin(variant, side, i / side, i % side);
-        (0..side * side).map(|i| from(i)).map(|(r, c)| image[r * side + c]).collect()
+        (0..side * side).map(from).map(|(r, c)| image[r * side + c]).collect()
     }
 
     /// Every frequency that a hash looks at, each well away from 0.
@@ -267,7 +267,7 @@ mod tests {
             let source: Vec<f32> = lines.iter().map(|&v| v.into()).collect();
             let mut got = source.clone();
             box_filter(&mut got, 1, window, &mut Vec::new());
-            let ahead = (window + 2) / 2;
+            let ahead = window / 2 + 1;
             for (i, got) in got.iter().enumerate() {
                 let (start, end) = (i.saturating_sub(window - ahead), (i + ahead).min(source.len()));
                 let mean = source[start..end].iter().sum::<f32>() / (end - start) as f32;
