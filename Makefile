@@ -2,10 +2,10 @@
 
 # uv from the PATH, or one of our own in .tools.
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
-# The bench groups hold what only `make bench-tensors`, `bench-spikes`, `bench-gym` and `bench-leakage`
-# compare with.
+# The bench groups hold what only `make bench-tensors`, `bench-spikes`, `bench-gym`, `bench-leakage` and
+# `bench-images` compare with.
 RUN := $(UV) run --all-extras --all-groups --no-group bench --no-group bench-spikes --no-group bench-gym \
-	--no-group bench-leakage
+	--no-group bench-leakage --no-group bench-images
 PYTHON ?= python3
 
 # BLAS threads spin while they wait: on a busy machine two are many times slower than one.
@@ -13,7 +13,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format bench bench-tensors bench-spikes bench-gym bench-kill \
-	bench-observe bench-ranks bench-contamination bench-leakage clean
+	bench-observe bench-ranks bench-contamination bench-leakage bench-images clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
@@ -59,6 +59,9 @@ bench-gym: $(filter .tools/%,$(UV)) ## runs with a known fault, guarded by us an
 
 bench-leakage: $(filter .tools/%,$(UV)) ## near duplicates beside the peers, written into benches/README.md
 	PYTHONPATH=benches $(UV) run --group bench-leakage python -m leakage --write
+
+bench-images: $(filter .tools/%,$(UV)) ## image hashes beside imagehash and pdqhash, written into benches/README.md
+	$(UV) run --extra images --group bench-images python benches/images.py --write
 
 bench-ranks: $(filter .tools/%,$(UV)) ## faults on one rank of 2 and 4: do all decide the same?
 	PYTHONPATH=tests:benches OMP_NUM_THREADS=1 $(UV) run --extra torch python benches/ranks.py

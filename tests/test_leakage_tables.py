@@ -152,9 +152,3 @@ def test_adult_has_the_known_duplicate_rows(shared):
     assert len(groups) == 49
     assert pairs == {pair for rows in groups for pair in itertools.combinations(rows, 2)}
     assert len(adult) - len(report.clean_rows("all")) == 52
-
-
-def test_images_are_refused_with_advice():
-    images = np.zeros((4, 8, 8))
-    with pytest.raises(ValueError, match="reshape"):
-        gyrostat.check_leakage({"train": images, "test": images})

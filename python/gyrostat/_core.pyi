@@ -5,11 +5,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "ArraySketcher",
     "ArrowColumn",
     "Benchmark",
     "Blocks",
     "ColumnCodes",
     "Contamination",
+    "ImageSketcher",
     "Leaks",
     "Records",
     "SpikeDetector",
@@ -22,8 +24,11 @@ __all__ = [
     "connected",
     "entity_candidates",
     "entity_levels",
+    "find_array_leaks",
+    "find_image_leaks",
     "find_leaks",
     "find_spikes",
+    "find_token_leaks",
     "fingerprint",
     "random_pairs",
     "read_arrow",
@@ -402,6 +407,7 @@ class _Statistics(TypedDict):
     cut_buckets: int
     cut_groups: int
     accepted: int
+    chance: float | None
 
 @final
 class Leaks:
@@ -480,6 +486,56 @@ class Contamination:
     def matches(self) -> object: ...
     def rows(self) -> object: ...
 
+@final
+class ImageSketcher:
+    def __new__(cls) -> Self: ...
+    def add(
+        self,
+        images: Sequence[NDArray[np.uint8] | None],
+        raw: Sequence[NDArray[np.uint8]] | None = None,
+        titles: Sequence[str | None] | None = None,
+    ) -> None: ...
+    def __len__(self) -> int: ...
+    def hashes(
+        self, index: int
+    ) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]: ...
+
+def find_image_leaks(
+    splits: Sequence[tuple[str, ImageSketcher]],
+    *,
+    labels: Sequence[Any] | None,
+    near: float | None,
+    within: bool,
+    examples: int,
+    progress: Callable[[str, int, int], object],
+) -> Leaks: ...
+
+@final
+class ArraySketcher:
+    def __new__(cls) -> Self: ...
+    def add(self, rows: NDArray[Any]) -> None: ...
+    def __len__(self) -> int: ...
+
+def find_array_leaks(
+    splits: Sequence[tuple[str, ArraySketcher]],
+    *,
+    labels: Sequence[Any] | None,
+    near: float | None,
+    within: bool,
+    examples: int,
+    progress: Callable[[str, int, int], object],
+) -> Leaks: ...
+def find_token_leaks(
+    splits: Sequence[tuple[str, Any]],
+    *,
+    pads: Sequence[int],
+    labels: Sequence[Any] | None,
+    near: float | None,
+    within: bool,
+    exact: bool,
+    examples: int,
+    progress: Callable[[str, int, int], object],
+) -> Leaks: ...
 def shared_groups(
     groups: Sequence[Any], examples: int
 ) -> list[tuple[int, int, int, int, int, list[str]]]: ...

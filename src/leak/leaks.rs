@@ -3,14 +3,17 @@
 use std::collections::HashSet;
 
 use crate::error::{Error, Result};
+use crate::leak::arrays::Arrays;
 use crate::leak::cells;
 use crate::leak::clean;
 use crate::leak::column::{Cell, Column};
 use crate::leak::groups::{Groups, Progress};
+use crate::leak::image;
 use crate::leak::join::Join;
 use crate::leak::likeness::{CellBlocks, Likeness, ShingleSets};
 use crate::leak::pairs::{Expansion, Kind, Pair};
 use crate::leak::search::{Edge, Found, MIXED, Search};
+use crate::leak::sequences::Tokens;
 use crate::leak::shingle::TextOptions;
 use crate::leak::source::{Rows, Scratch, Source, Texts, locate};
 
@@ -65,6 +68,8 @@ pub struct Statistics {
     pub cut_groups: usize,
     /// Pairs that were found and are left out because somebody accepted them.
     pub accepted: usize,
+    /// Likeness that unrelated images of the same data reach by chance.
+    pub chance: Option<f64>,
 }
 
 /// A pair by its content, so that it is known again wherever its rows stand: the identities of both,
@@ -111,9 +116,31 @@ impl Leaks {
         progress: &mut Progress<'_, E>,
     ) -> std::result::Result<Self, E> {
         let source = Texts::new(splits.to_vec(), text, options.near.is_some())?;
-        let groups = Groups::new(&source, options.near.is_some(), progress)?;
+        Self::in_shingles(&source, labels, options, progress)
+    }
+
+    /// Looks for sequences of token ids that are the same.
+    ///
+    /// # Errors
+    /// Whatever `progress` returns.
+    pub fn in_tokens<E: From<Error>>(
+        source: &Tokens<'_>,
+        labels: Option<&[&dyn Column]>,
+        options: Options,
+        progress: &mut Progress<'_, E>,
+    ) -> std::result::Result<Self, E> {
+        Self::in_shingles(source, labels, options, progress)
+    }
+
+    fn in_shingles<E: From<Error>>(
+        source: &dyn Source,
+        labels: Option<&[&dyn Column]>,
+        options: Options,
+        progress: &mut Progress<'_, E>,
+    ) -> std::result::Result<Self, E> {
+        let groups = Groups::new(source, options.near.is_some(), progress)?;
         let Some(near) = options.near else {
-            return Self::new(&source, &groups, None, labels, options, progress);
+            return Self::new(source, &groups, None, labels, options, progress);
         };
         let homes = homes(&groups, source.ends());
         let features = &groups.features;
@@ -138,7 +165,7 @@ impl Leaks {
             statistics.sampled_found = sample.edges.iter().filter(is_found).count();
             found
         };
-        Self::new(&source, &groups, Some((found, statistics)), labels, options, progress)
+        Self::new(source, &groups, Some((found, statistics)), labels, options, progress)
     }
 
     /// Looks for table rows that are the same; `splits[s][c]` is column `c` of split `s`, and
@@ -155,9 +182,31 @@ impl Leaks {
         progress: &mut Progress<'_, E>,
     ) -> std::result::Result<Self, E> {
         let source = Rows::new(splits, grids, options.near.is_some())?;
-        let groups = Groups::new(&source, false, progress)?;
+        Self::in_cells(&source, labels, options, progress)
+    }
+
+    /// Looks for arrays that are the same.
+    ///
+    /// # Errors
+    /// Whatever `progress` returns.
+    pub fn in_arrays<E: From<Error>>(
+        source: &Arrays<'_>,
+        labels: Option<&[&dyn Column]>,
+        options: Options,
+        progress: &mut Progress<'_, E>,
+    ) -> std::result::Result<Self, E> {
+        Self::in_cells(source, labels, options, progress)
+    }
+
+    fn in_cells<E: From<Error>>(
+        source: &dyn Source,
+        labels: Option<&[&dyn Column]>,
+        options: Options,
+        progress: &mut Progress<'_, E>,
+    ) -> std::result::Result<Self, E> {
+        let groups = Groups::new(source, false, progress)?;
         let Some(near) = options.near else {
-            return Self::new(&source, &groups, None, labels, options, progress);
+            return Self::new(source, &groups, None, labels, options, progress);
         };
         let likeness = CellBlocks::new(near, &groups.features);
         let (recall, bands) = (Some(likeness.recall()), likeness.bands());
@@ -169,7 +218,27 @@ impl Leaks {
         } else {
             Found::default()
         };
-        Self::new(&source, &groups, Some((found, statistics)), labels, options, progress)
+        Self::new(source, &groups, Some((found, statistics)), labels, options, progress)
+    }
+
+    /// Looks for images that are the same.
+    ///
+    /// # Errors
+    /// Whatever `progress` returns.
+    pub fn in_images<E: From<Error>>(
+        source: &image::Images<'_>,
+        labels: Option<&[&dyn Column]>,
+        options: Options,
+        progress: &mut Progress<'_, E>,
+    ) -> std::result::Result<Self, E> {
+        let groups = Groups::new(source, false, progress)?;
+        let homes = homes(&groups, source.ends());
+        let (found, chance) = match options.near.filter(|&near| near < 1.0) {
+            Some(near) => image::search(&groups.features, &homes, options.within, near, progress)?,
+            None => (Found::default(), None),
+        };
+        let statistics = Statistics { chance, ..Statistics::default() };
+        Self::new(source, &groups, Some((found, statistics)), labels, options, progress)
     }
 
     fn new<E: From<Error>>(

@@ -10,6 +10,7 @@
 //! The number of pairs stays linear in the rows: a group of n copies has n^2 / 2 of them, so beyond
 //! [`pairs::MOST_PAIRS`] each row is listed with one copy a split.
 
+pub mod arrays;
 pub mod arrow;
 pub mod band;
 pub mod cells;
@@ -22,6 +23,7 @@ pub mod contamination;
 pub mod entities;
 mod groups;
 pub mod hash;
+pub mod image;
 mod isa;
 mod join;
 mod leaks;
@@ -31,6 +33,7 @@ pub mod normalise;
 pub mod overlap;
 pub mod pairs;
 pub mod search;
+pub mod sequences;
 pub mod shingle;
 mod source;
 pub mod table;

@@ -9,7 +9,8 @@ use crate::leak::{cells, hash};
 /// Buffers that one thread reuses from row to row.
 #[derive(Default)]
 pub(crate) struct Scratch {
-    bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) hashes: Vec<u64>,
     shingler: Option<Shingler>,
 }
 

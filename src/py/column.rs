@@ -38,6 +38,14 @@ pub(super) fn hold<'py>(
     })
 }
 
+/// Takes hold of one column a split, of any kind.
+pub(super) fn hold_all<'py>(
+    data: &[Bound<'py, PyAny>],
+    place: &str,
+) -> PyResult<Vec<Box<dyn Held + 'py>>> {
+    data.iter().map(|data| hold(data, place, false)).collect()
+}
+
 impl Held for Chunked {
     fn column(&self) -> Box<dyn Column + '_> {
         Box::new(self)

@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyDict};
 
 use super::arrow::write_stream;
-use super::column::{Held, hold};
+use super::column::{hold, hold_all};
 use crate::leak::band::Banding;
 use crate::leak::clusters::{Cluster, clusters};
 use crate::leak::column::Column;
@@ -32,6 +32,25 @@ pub(super) struct Leaks {
     counts: Vec<Count>,
     /// What people see of the pairs that the counts name, left and right.
     shown: BTreeMap<usize, (String, String)>,
+}
+
+impl Leaks {
+    /// `show` makes a row, given by split and number, readable.
+    pub(super) fn new(
+        found: leak::Leaks,
+        names: Vec<String>,
+        examples: usize,
+        show: impl Fn((usize, usize)) -> String,
+    ) -> Self {
+        let counts = counts(&found, examples);
+        let named =
+            counts.iter().flat_map(|count| count.first.iter().chain(&count.first_conflicts));
+        let shown = named
+            .filter_map(|&index| found.get(index).map(|leak| (index, leak)))
+            .map(|(index, leak)| (index, (show(leak.left), show(leak.right))))
+            .collect();
+        Self { found, names, counts, shown }
+    }
 }
 
 #[pymethods]
@@ -123,6 +142,7 @@ impl Leaks {
         dict.set_item("cut_buckets", statistics.cut_buckets)?;
         dict.set_item("cut_groups", statistics.cut_groups)?;
         dict.set_item("accepted", statistics.accepted)?;
+        dict.set_item("chance", statistics.chance)?;
         Ok(dict)
     }
 
@@ -292,23 +312,11 @@ pub(super) fn find_leaks(
         if !accepted.is_empty() {
             leaks.accept(&accepted);
         }
-        let counts = counts(&leaks, examples);
-        let show = |(split, row): (usize, usize)| {
+        Ok(Leaks::new(leaks, names, examples, |(split, row)| {
             let columns = rows.get(split).map_or(&[][..], Vec::as_slice);
             cells::show_row(&titles, columns, row, SHOWN)
-        };
-        let named =
-            counts.iter().flat_map(|count| count.first.iter().chain(&count.first_conflicts));
-        let shown = named
-            .filter_map(|&index| leaks.get(index).map(|leak| (index, leak)))
-            .map(|(index, leak)| (index, (show(leak.left), show(leak.right))))
-            .collect();
-        Ok(Leaks { found: leaks, names, counts, shown })
+        }))
     })
-}
-
-fn hold_all<'py>(data: &[Bound<'py, PyAny>], place: &str) -> PyResult<Vec<Box<dyn Held + 'py>>> {
-    data.iter().map(|data| hold(data, place, false)).collect()
 }
 
 /// Groups with rows in two splits: indices of both splits, number of groups, their rows on both

@@ -1,5 +1,6 @@
 //! The Python extension module `gyrostat._core`: convert, release the GIL, call. No arithmetic here.
 
+mod array;
 mod arrow;
 mod clip;
 mod codes;
@@ -7,6 +8,7 @@ mod column;
 mod contamination;
 mod curve;
 mod dlpack;
+mod image;
 mod intake;
 mod leak;
 mod memory;
@@ -46,6 +48,8 @@ fn build_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 #[pymodule]
 mod _core {
     #[pymodule_export]
+    use super::array::{ArraySketcher, find_array_leaks, find_token_leaks};
+    #[pymodule_export]
     use super::arrow::{ArrowColumn, read_arrow};
     #[pymodule_export]
     use super::build_info;
@@ -59,6 +63,8 @@ mod _core {
     use super::contamination::{Benchmark, Contamination};
     #[pymodule_export]
     use super::curve::{Blocks, Window, trend};
+    #[pymodule_export]
+    use super::image::{ImageSketcher, find_image_leaks};
     #[pymodule_export]
     use super::leak::{Leaks, find_leaks, fingerprint, shared_groups, sketches, time_disorder};
     #[pymodule_export]

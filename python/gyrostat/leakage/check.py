@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gyrostat import _core
 from gyrostat.findings import Finding
+from gyrostat.leakage.arrays import as_numpy, one_shape, sketch_array
 from gyrostat.leakage.baseline import read_baseline
 from gyrostat.leakage.beyond import Beyond, chances, check_beyond
 from gyrostat.leakage.coded import code_column
 from gyrostat.leakage.entities import link
 from gyrostat.leakage.fixer import Resplit
+from gyrostat.leakage.images import sketch_images
 from gyrostat.leakage.options import TextOptions
 from gyrostat.leakage.progress import Bars
 from gyrostat.leakage.report import LeakageReport, Overlaps, Subject
 from gyrostat.leakage.splits import Column, Split, open_split
+from gyrostat.leakage.tokens import Ragged, open_tokens
 
 __all__ = ["check_leakage", "resplit"]
 
@@ -27,6 +34,9 @@ def check_leakage(
     splits: Mapping[str, Any],
     *,
     text: str | None = None,
+    image: str | bool | None = None,
+    tokens: str | bool | None = None,
+    pad: int | Sequence[int] = (),
     label: str | Mapping[str, Any] | None = None,
     group: str | Mapping[str, Any] | None = None,
     time: str | Mapping[str, Any] | None = None,
@@ -53,6 +63,9 @@ def check_leakage(
       5-grams; fewer than 5 words make one 5-gram, the whole text. Each letter of a script without
       spaces (Han, kana, Thai, Lao, Khmer, Myanmar) is a word. ``options`` changes what is compared.
       Table rows are compared by their sets of (column, normalised cell).
+
+    Images, arrays of three and more dimensions and sequences of token ids have kinds and a
+    similarity of their own: see ``image``, ``splits`` and ``tokens``.
 
     Candidates come from MinHash (Broder, "On the resemblance and containment of documents", 1997)
     in bands chosen so that a pair right at ``near`` is missed with a probability below 0.0001,
@@ -92,9 +105,24 @@ def check_leakage(
             rows, or a table or column of pandas, polars, pyarrow, Hugging Face datasets or anything
             else that speaks the Arrow PyCapsule protocol. Text is read where it lies. An empty
             split has no pairs. Bytes are no text: decode them first, so that it is you who says
-            what becomes of invalid UTF-8.
+            what becomes of invalid UTF-8. Arrays and tensors of three and more dimensions are rows
+            of elements that compare as cells do; normalised, those that are not whole are rounded
+            to 11 significant bits, as float16 holds them; near, the rows are cut into 64 blocks of
+            elements, each a cell.
         text: Column of texts to compare. None compares whole rows, by columns of the same names
             in any order, without those of ``label``, ``group`` and ``time``.
+        image: True where the splits are images: arrays or tensors of shape (N, H, W),
+            (N, H, W, C) or (N, C, H, W) with 1, 3 or 4 channels, or sequences of arrays, PIL
+            images, paths or encoded bytes; or the column of a table that holds such (None is
+            missing). Files and bytes need Pillow. Exact is the same pixels; normalised the same as
+            8-bit RGB but for turning by quarters and mirroring; near is said in
+            ``docs/images.md``: the best likeness of grey thumbnails turned, scaled and shifted
+            onto each other, of at least ``near`` and of more than unrelated images of this data
+            reach by chance.
+        tokens: True where the splits are sequences of token ids: lists of ints, arrays of integers
+            of shape (N, length), Arrow lists; or the column of a table that holds such. Each id is
+            a word; exact is the same ids.
+        pad: Id or ids that ``tokens`` takes for padding, as if they were not there.
         label: Column of labels, or labels by split. Pairs then tell whether theirs differ.
         group: Column of groups, such as patients, or groups by split, that should each be in one
             split only.
@@ -133,36 +161,44 @@ def check_leakage(
     elif not isinstance(options, TextOptions):
         raise TypeError(f"options: expected TextOptions or None, got {type(options).__name__}")
     accepted = [] if baseline is None else read_baseline(baseline)
-    opened = [open_split(str(name), data) for name, data in splits.items()]
-    labels = _side("label", label, opened)
-    groups = _side("group", group, opened)
-    times = _side("time", time, opened)
-    ignore, fields = _names("ignore", ignore, opened), _names("entity", entity, opened)
-    bare = text is None and all(split.is_text for split in opened)
-    if text is not None:
-        tables = [[("", split.column("text", text))] for split in opened]
-    elif bare:
-        tables = [[("", split.columns[""])] for split in opened]
-    else:
-        named = [c for c in (label, group, time) if isinstance(c, str)]
-        tables = _rows(opened, without=[*named, *ignore])
-    compared = [] if text is not None or bare else [name for name, _ in tables[0]]
-    within = within or len(opened) == 1
+    if sum(choice not in (None, False) for choice in (text, image, tokens)) > 1:
+        raise ValueError("text: expected one of text, image and tokens, got more")
     with Bars() as bars:
-        leaks = _core.find_leaks(
-            list(zip([split.name for split in opened], tables, strict=True)),
-            text=options.fields() if text is not None or bare else None,
-            labels=labels,
-            near=near,
-            within=within,
-            exact=bool(exact),
-            accepted=accepted,
-            examples=_EXAMPLES,
-            progress=bars,
-            grids=_grids(grid, compared),
-        )
+        given = _subject(splits, text, image, tokens, bars)
+        opened = given.splits
+        labels = _side("label", label, opened)
+        groups = _side("group", group, opened)
+        times = _side("time", time, opened)
+        ignore, fields = _names("ignore", ignore, opened), _names("entity", entity, opened)
+        within = within or len(opened) == 1
+        shared: dict[str, Any] = {
+            "labels": labels,
+            "near": near,
+            "within": within,
+            "examples": _EXAMPLES,
+            "progress": bars,
+        }
+        compared: list[str] = []
+        if given.what is not None and baseline is not None:
+            raise ValueError(f"baseline: expected texts or rows of a table, got {given.what}")
+        if given.what is not None:
+            leaks, what = _pairs_of(given, pad, exact=bool(exact), shared=shared), given.what
+        else:
+            named = [c for c in (label, group, time) if isinstance(c, str)]
+            is_text, tables = _tables(opened, text, [*named, *ignore])
+            compared = [] if is_text else [name for name, _ in tables[0]]
+            what = "texts" if is_text else f"rows of {len(compared):,} columns"
+            leaks = _core.find_leaks(
+                list(zip([split.name for split in opened], tables, strict=True)),
+                text=options.fields() if is_text else None,
+                exact=bool(exact),
+                accepted=accepted,
+                grids=_grids(grid, compared),
+                **shared,
+            )
         found: list[Finding] = []
         searched: int | None = None
+        bare = given.what is not None or (text is None and not compared)
         if columns and not bare:
             found, searched = check_beyond(
                 opened,
@@ -183,9 +219,10 @@ def check_leakage(
         )
     subject = Subject(
         rows={split.name: split.rows for split in opened},
-        columns=None if text is not None or bare else len(tables[0]),
+        columns=len(compared) or None,
         near=near,
         within=within,
+        what=what,
     )
     overlaps = Overlaps(
         groups=_core.shared_groups(groups, _EXAMPLES) if groups is not None else [],
@@ -220,6 +257,115 @@ def resplit(
     """
     report = check_leakage(splits, **{"columns": False, **options, "within": True})
     return report.resplit(sizes, seed=seed, keep=keep)
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """The splits, and what is compared of them if it is no text and no table."""
+
+    splits: list[Split]
+    images: list[_core.ImageSketcher] | None = None
+    arrays: list[_core.ArraySketcher] | None = None
+    tokens: list[_core.ArrowColumn | Ragged] | None = None
+
+    @property
+    def what(self) -> str | None:
+        """What is compared, in words; None for texts and tables."""
+        if self.images is not None:
+            return "images"
+        if self.arrays is not None:
+            return "arrays"
+        return None if self.tokens is None else "token ids"
+
+
+def _pairs_of(
+    given: _Opened, pad: int | Sequence[int], *, exact: bool, shared: Mapping[str, Any]
+) -> _core.Leaks:
+    """The pairs of what is no text and no table."""
+    names = [split.name for split in given.splits]
+    if given.images is not None:
+        return _core.find_image_leaks(list(zip(names, given.images, strict=True)), **shared)
+    if given.arrays is not None:
+        return _core.find_array_leaks(list(zip(names, given.arrays, strict=True)), **shared)
+    ids = list(zip(names, map(_ids, given.tokens or []), strict=True))
+    return _core.find_token_leaks(ids, pads=_pads(pad), exact=exact, **shared)
+
+
+def _subject(
+    splits: Mapping[str, Any],
+    text: str | None,
+    image: str | bool | None,
+    tokens: str | bool | None,
+    bars: Bars,
+) -> _Opened:
+    named = {str(name): data for name, data in splits.items()}
+    if image is True:
+        images = [sketch_images(name, data, bars) for name, data in named.items()]
+        return _Opened(_alone(named, images), images=images)
+    if tokens is True:
+        ids = [open_tokens(name, data) for name, data in named.items()]
+        return _Opened(_alone(named, ids), tokens=ids)
+    if text is None and not image and not tokens:
+        arrays = {name: as_numpy(data) for name, data in named.items()}
+        if any(array is not None and array.ndim > 2 for array in arrays.values()):
+            rows = _sketch_arrays(arrays, bars)
+            return _Opened(_alone(named, rows), arrays=rows)
+    opened = [open_split(name, data) for name, data in named.items()]
+    if image:
+        for split in opened:
+            split.column("image", image)
+        pairs = ((name, _raw_column(data, image)) for name, data in named.items())
+        return _Opened(opened, images=[sketch_images(name, data, bars) for name, data in pairs])
+    if tokens:
+        chosen = [open_tokens(split.name, split.column("tokens", tokens)) for split in opened]
+        return _Opened(opened, tokens=chosen)
+    return _Opened(opened)
+
+
+def _alone(names: Iterable[str], rows: Sequence[Any]) -> list[Split]:
+    """Splits without columns of a name."""
+    return [Split(name, {"": column}) for name, column in zip(names, rows, strict=True)]
+
+
+def _sketch_arrays(
+    arrays: Mapping[str, NDArray[Any] | None], bars: Bars
+) -> list[_core.ArraySketcher]:
+    rows = []
+    for name, array in arrays.items():
+        if array is None or array.ndim == 0:
+            raise TypeError(f"splits: expected an array in every split, got none as {name!r}")
+        rows.append((name, array))
+    one_shape([(name, array.shape[1:]) for name, array in rows])
+    return [sketch_array(name, array, bars) for name, array in rows]
+
+
+def _raw_column(data: Any, name: str) -> Any:
+    """A column of a table as its own library holds it."""
+    if type(data).__module__.partition(".")[0] == "datasets":
+        data = data.with_format("arrow")[:]
+    return data[name]
+
+
+def _ids(tokens: _core.ArrowColumn | Ragged) -> Any:
+    return (tokens.ids, tokens.starts) if isinstance(tokens, Ragged) else tokens
+
+
+def _pads(pad: int | Sequence[int]) -> list[int]:
+    pads = [pad] if isinstance(pad, int | np.integer) else list(pad)
+    if not all(isinstance(id_, int | np.integer) for id_ in pads):
+        raise TypeError(f"pad: expected an id or ids, got {pad!r}")
+    return [int(id_) for id_ in pads]
+
+
+def _tables(
+    opened: Sequence[Split], text: str | None, without: Sequence[str]
+) -> tuple[bool, list[list[tuple[str, Column]]]]:
+    """Whether texts are compared, and the columns of each split that are."""
+    if text is not None:
+        return True, [[("", split.column("text", text))] for split in opened]
+    if all(split.is_text for split in opened):
+        return True, [[("", split.columns[""])] for split in opened]
+    return False, _rows(opened, without=without)
 
 
 def _names(parameter: str, given: str | Sequence[str] | None, splits: Sequence[Split]) -> list[str]:

@@ -40,7 +40,8 @@ class Pair(NamedTuple):
         right_split: Name of the split of the right row.
         right_row: Its number there, from 0.
         kind: ``"exact"``, ``"normalised"`` or ``"near"``.
-        similarity: Exact Jaccard similarity; 1.0 unless the kind is near.
+        similarity: Exact Jaccard similarity, for images their likeness; 1.0 unless the kind is
+            near.
         label_conflict: Whether the labels differ; None if one of them is not known.
     """
 
@@ -91,15 +92,17 @@ class Subject:
 
     Attributes:
         rows: Number of rows by split.
-        columns: Number of columns compared, or None for texts.
+        columns: Number of columns compared, or None if it was no table.
         near: Least similarity of near duplicates, or None.
         within: Whether pairs inside a split count.
+        what: What was compared, in words.
     """
 
     rows: Mapping[str, int]
     columns: int | None
     near: float | None
     within: bool
+    what: str = "texts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -437,15 +440,17 @@ def _searched(beyond: Beyond) -> dict[str, object]:
 def _summary(leaks: _core.Leaks, subject: Subject) -> dict[str, object]:
     statistics = leaks.statistics()
     rows = ", ".join(f"{name} {rows:,}" for name, rows in subject.rows.items())
-    compared = "texts" if subject.columns is None else f"rows of {subject.columns:,} columns"
     scope = "across and inside splits" if subject.within else "across splits"
-    summary: dict[str, object] = {"rows": rows, "compared": f"{compared}, {scope}"}
+    summary: dict[str, object] = {"rows": rows, "compared": f"{subject.what}, {scope}"}
     if empty := [name for name, rows in subject.rows.items() if rows == 0]:
         summary["empty splits"] = ", ".join(empty)
     if subject.columns is None:
-        summary["missing texts"] = statistics["missing"]
+        summary[f"missing {subject.what}"] = statistics["missing"]
     summary["pairs"] = len(leaks)
-    if subject.near is not None:
+    if subject.near is not None and subject.what == "images":
+        summary["near"] = f"likeness of at least {subject.near:g}"
+        summary["likeness that images here reach by chance"] = statistics["chance"]
+    elif subject.near is not None:
         summary["near"] = f"Jaccard of at least {subject.near:g}"
         summary["recall at the threshold"] = statistics["recall"]
     if statistics["sampled"]:

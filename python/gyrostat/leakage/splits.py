@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gyrostat import _core
+from gyrostat.leakage.arrays import as_numpy
 
 __all__ = ["Column", "Split", "open_split"]
 
@@ -78,8 +79,8 @@ def open_split(name: str, data: Any) -> Split:
         pairs = _from_pandas(name, data)
     elif hasattr(data, "__arrow_c_stream__") or hasattr(data, "__arrow_c_array__"):
         pairs = list(_core.read_arrow(data))
-    elif isinstance(data, np.ndarray):
-        pairs = _from_numpy(name, data)
+    elif (array := as_numpy(data)) is not None:
+        pairs = _from_numpy(name, array)
     elif isinstance(data, Sequence) and not isinstance(data, str | bytes | bytearray):
         pairs = [("", data if isinstance(data, list) else list(data))]
     else:
@@ -124,10 +125,7 @@ def _from_numpy(name: str, data: NDArray[Any]) -> list[tuple[str, Column]]:
     elif data.ndim == 2:
         parts = (_columns(name, str(i), data[:, i]) for i in range(data.shape[1]))
     else:
-        raise ValueError(
-            f"splits: expected 1 or 2 dimensions, got {data.ndim} in {name!r}; make each sample "
-            "one row, as x.reshape(len(x), -1) does"
-        )
+        raise ValueError(f"splits: expected 1 or 2 dimensions, got {data.ndim} in {name!r}")
     return [pair for part in parts for pair in part]
 
 
