@@ -106,12 +106,11 @@ pub(super) fn find_token_leaks(
     let parts: Vec<Option<Parts<'_>>> = parts.collect();
     let mut sequences: Vec<Box<dyn Sequences + '_>> = Vec::with_capacity(splits.len());
     for ((name, data), parts) in splits.iter().zip(&parts) {
-        sequences.push(match parts {
-            Some((ids, starts)) => Box::new(Ragged::new(ids.as_array(), starts.as_array())?),
-            None => {
-                let column = data.cast::<ArrowColumn>()?;
-                Box::new(Lists::new(&format!("split '{name}'"), &column.get().chunks)?)
-            }
+        sequences.push(if let Some((ids, starts)) = parts {
+            Box::new(Ragged::new(ids.as_array(), starts.as_array())?)
+        } else {
+            let column = data.cast::<ArrowColumn>()?;
+            Box::new(Lists::new(&format!("split '{name}'"), &column.get().chunks)?)
         });
     }
     let held = labels.map(|labels| hold_all(&labels, "the labels")).transpose()?;
