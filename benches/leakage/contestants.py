@@ -114,12 +114,12 @@ def gyrostat(texts, clock, unit, exact):
 
     from gyrostat.leakage import TextOptions, check, check_leakage
 
-    class Laps(check._Bars):  # noqa: SLF001 - the phases that people see are the steps
-        def __call__(self, phase, done, total):
+    class Laps(check.Bars):  # the phases that people see are the steps
+        def __call__(self, phase, done, _total):
             if phase in ("index", "compare") and done == 0:
                 clock.lap("signature")
 
-    check._Bars = Laps
+    check.Bars = Laps
     report = check_leakage({"all": texts}, options=TextOptions(unit=unit), exact=exact)
     clock.lap("pairs")
     table = pa.table(report.pairs)

@@ -74,7 +74,8 @@ pub(crate) struct Search<'a> {
 pub fn limit(pairs: impl IntoIterator<Item = usize>, affordable: usize) -> usize {
     let mut by_size = [0_usize; usize::BITS as usize + 1];
     for pairs in pairs {
-        let size = pairs.max(1).next_power_of_two().trailing_zeros() as usize;
+        let above = pairs.max(1).checked_next_power_of_two();
+        let size = above.map_or(usize::BITS, usize::trailing_zeros) as usize;
         by_size[size] = by_size[size].saturating_add(pairs);
     }
     let mut sum = 0_usize;
@@ -93,6 +94,9 @@ pub fn limit(pairs: impl IntoIterator<Item = usize>, affordable: usize) -> usize
 pub fn affordable(nodes: usize) -> usize {
     PAIRS.saturating_add(nodes.saturating_mul(PAIRS_A_NODE))
 }
+
+/// Start, end and pairs of the buckets that are compared as one piece of work.
+type Task = Vec<(usize, usize, usize)>;
 
 /// The buckets of one band: runs of nodes by home and then number.
 struct Buckets {
@@ -136,7 +140,7 @@ impl Search<'_> {
             let here = BANDS.min(bands - first);
             let buckets =
                 parallel::map_indexed(here, bytes * here, |i| self.buckets(&keys, first + i));
-            let tasks: Vec<(usize, Vec<(usize, usize, usize)>)> = buckets
+            let tasks: Vec<(usize, Task)> = buckets
                 .iter()
                 .enumerate()
                 .flat_map(|(i, buckets)| tasks(buckets).map(move |task| (i, task)))

@@ -180,7 +180,8 @@ fn grams_into(tokens: &[u64], n: usize, out: &mut Vec<u64>) {
         len if len < n => out.push(hash::sequence(tokens.iter().copied())),
         _ if n == WORDS => {
             // The length is known: no loop, and the runs do not wait for each other.
-            out.extend(tokens.array_windows::<WORDS>().map(|run| hash::sequence(*run)));
+            let runs = tokens.windows(WORDS).filter_map(|run| <[u64; WORDS]>::try_from(run).ok());
+            out.extend(runs.map(hash::sequence));
         }
         _ => out.extend(tokens.windows(n).map(|run| hash::sequence(run.iter().copied()))),
     }

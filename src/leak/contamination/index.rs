@@ -58,10 +58,8 @@ impl Index {
         let find = |table: &Table, hash| table.find(hash).unwrap_or_default(); // all are in there
         let keys: Vec<Vec<u32>> = passages
             .iter()
-            .map(|p| match p.is_short() {
-                true => Vec::new(),
-                false => p.seeds.iter().map(|&seed| find(&seeds, seed)).collect(),
-            })
+            .map(|p| if p.is_short() { &[][..] } else { &p.seeds })
+            .map(|own| own.iter().map(|&seed| find(&seeds, seed)).collect())
             .collect();
         let leads = Leads::of_seeds(seeds.len(), &keys);
         let short_passages = || {
@@ -85,6 +83,7 @@ impl Index {
         }
         Self {
             rows,
+            passages,
             short_answers,
             marker,
             seeds,
@@ -96,7 +95,6 @@ impl Index {
             last_words,
             short_lengths,
             by_row,
-            passages,
         }
     }
 
