@@ -9,7 +9,7 @@ use crate::leak::likeness::Likeness;
 use crate::parallel;
 
 /// Pairs met in all buckets together that are always affordable, and so many more a node.
-const PAIRS: usize = 1 << 27;
+const PAIRS: usize = 1 << 26;
 const PAIRS_A_NODE: usize = 1 << 6;
 /// Buckets with at most this many pairs are never cut.
 const SMALL: usize = 1 << 10;
@@ -74,7 +74,7 @@ pub(crate) struct Search<'a> {
 pub fn limit(pairs: impl IntoIterator<Item = usize>, affordable: usize) -> usize {
     let mut by_size = [0_usize; usize::BITS as usize + 1];
     for pairs in pairs {
-        let size = pairs.max(1).next_power_of_two().trailing_zeros() as usize;
+        let size = (usize::BITS - (pairs.max(1) - 1).leading_zeros()) as usize;
         by_size[size] = by_size[size].saturating_add(pairs);
     }
     let mut sum = 0_usize;
