@@ -78,9 +78,7 @@ def pairs_of(texts, unit):
     del data
     flat = flat.astype(np.uint32)
     postings = {}
-    edges = [
-        (i, k) for group in rows for n, i in enumerate(group) for k in group[n + 1 :]
-    ]
+    edges = [(i, k) for group in rows for n, i in enumerate(group) for k in group[n + 1 :]]
     marked = np.zeros(len(counts), bool)
     for a in range(len(rows)):
         mine = flat[starts[a] : starts[a + 1]]

@@ -264,8 +264,14 @@ def _summary(leaks: _core.Leaks, subject: Subject) -> dict[str, object]:
         summary["recall at the threshold"] = statistics["recall"]
     if statistics["sampled"]:
         pairs, found = statistics["sampled_pairs"], statistics["sampled_found"]
-        measured = f"{found / pairs:.4f}, {found:,} of the {_number(pairs, 'pair')}" if pairs else "no pair"
-        summary["recall measured"] = f"{measured} of {statistics['sampled']:,} texts drawn at random"
+        measured = (
+            f"{found / pairs:.4f}, {found:,} of the {_number(pairs, 'pair')}"
+            if pairs
+            else "no pair"
+        )
+        summary["recall measured"] = (
+            f"{measured} of {statistics['sampled']:,} texts drawn at random"
+        )
     if statistics["cut_groups"]:
         summary["groups of copies not listed pair by pair"] = statistics["cut_groups"]
     if statistics["cut_buckets"]:
