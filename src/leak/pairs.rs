@@ -116,8 +116,15 @@ impl<'a> Expansion<'a> {
 
     /// The rows of a node by split.
     fn by_split(&self, node: usize) -> Vec<(usize, &'a [usize])> {
-        let rows = self.groups.rows.get(node).chunk_by(|&a, &b| self.split(a) == self.split(b));
-        rows.map(|rows| (self.split(rows[0]), rows)).collect()
+        let mut parts = Vec::new();
+        let mut rest = self.groups.rows.get(node);
+        while let Some(&first) = rest.first() {
+            let split = self.split(first);
+            let (part, left) = rest.split_at(rest.partition_point(|&row| row < self.ends[split]));
+            parts.push((split, part));
+            rest = left;
+        }
+        parts
     }
 
     fn push(&mut self, a: usize, b: usize, similarity: f64) {

@@ -74,8 +74,7 @@ pub(crate) struct Search<'a> {
 pub fn limit(pairs: impl IntoIterator<Item = usize>, affordable: usize) -> usize {
     let mut by_size = [0_usize; usize::BITS as usize + 1];
     for pairs in pairs {
-        let above = pairs.max(1).checked_next_power_of_two();
-        let size = above.map_or(usize::BITS, usize::trailing_zeros) as usize;
+        let size = (usize::BITS - (pairs.max(1) - 1).leading_zeros()) as usize;
         by_size[size] = by_size[size].saturating_add(pairs);
     }
     let mut sum = 0_usize;

@@ -81,13 +81,12 @@ def check_leakage(
     whatever their unit (without a time zone they are UTC). Null, NaN and not-a-time are one value
     that equals itself. Missing texts match nothing.
 
-    A group of n copies has n^2 / 2 pairs, and so has a family made from one template. All are found
-    and listed as long as there are no more than 8 million pairs and 8 a row. Past that the groups
-    with the most pairs are cut short: each of their rows is paired with the first of its copies in
-    each other split alone. Likewise, of the sets of look-alikes that share a band, the largest ones
-    are not compared in full once all together meet 134 million times and 64 times a text, unless
-    ``exact``. Time and memory stay linear, no row loses all of its pairs, and the summary counts
-    what was cut.
+    A group of n copies has n^2 / 2 pairs, and so has a family made from one template. Where there
+    are more than 8 million pairs and 8 a row, the groups of copies with the most pairs are cut
+    short: each of their rows is paired with the first of its copies in each other split alone.
+    Where the sets of look-alikes that share a band meet more than 67 million times and 64 times a
+    text, the largest ones are not compared in full, unless ``exact``: each text is compared with
+    the first 16 of each split. So time and memory stay linear; the summary counts what was cut.
 
     Pairs are the same, bit by bit, on any number of threads.
 
