@@ -122,8 +122,9 @@ def main():
         return
     names = args.contestants.split(";")
     sections = [f"{described(PACKAGES)}; one thread, fastest of {args.repeats} turns.\n"]
-    corpora = args.corpora.split(",")
-    sections += [table(corpus, race(names, corpus, args.repeats)) for corpus in corpora]
+    sections += [
+        table(corpus, race(names, corpus, args.repeats)) for corpus in args.corpora.split(",")
+    ]
     print("\n".join(sections))
     if args.write:
         before, _, rest = README.read_text().partition(START)

@@ -32,7 +32,8 @@ def words(text):
     """Words as the documentation of ``check_leakage`` defines them."""
     if text.isascii():
         return re.findall(r"[a-z0-9]+", text.lower())
-    return WORD.findall(unicodedata.normalize("NFC", text.lower().replace("ς", "σ")))
+    folded = text.lower().replace("ς", "\N{GREEK SMALL LETTER SIGMA}")
+    return WORD.findall(unicodedata.normalize("NFC", folded))
 
 
 UNITS = {"spaced": spaced, "word": words}
@@ -70,9 +71,10 @@ def pairs_of(texts, unit):
     rows = list(groups.values())
     data = [np.frombuffer(grams, np.uint64) for grams in groups]
     del groups
-    order = sorted(range(len(data)), key=lambda i: len(data[i]))
-    rows, data = [rows[i] for i in order], [data[i] for i in order]
     sizes = np.array([len(grams) for grams in data])
+    order = np.argsort(sizes, kind="stable").tolist()
+    rows, data = [rows[i] for i in order], [data[i] for i in order]
+    sizes = sizes[order]
     starts = np.concatenate([[0], np.cumsum(sizes)])
     _, flat, counts = np.unique(np.concatenate(data), return_inverse=True, return_counts=True)
     del data
