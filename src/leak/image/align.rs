@@ -462,10 +462,13 @@ mod tests {
         }
 
         #[test]
-        fn an_image_is_like_itself_shifted(seed in any::<u32>(), y in 0_usize..5, x in 0_usize..5) {
+        fn an_image_is_like_itself_shifted(seed in any::<u32>(), y in 0_usize..4, x in 0_usize..4) {
             let a = noise(seed.into());
             let b: Vec<u8> = (0..PIXELS).map(|i| a[(i / SIDE + y) % SIDE * SIDE + (i % SIDE + x) % SIDE]).collect();
-            prop_assert!(similarity(&a, &b, 1) > 0.9);
+            // Between two pixels of the first look, which has half the size, that look may settle
+            // on another scale.
+            let least = if y % 2 == 0 && x % 2 == 0 { 0.95 } else { 0.8 };
+            prop_assert!(similarity(&a, &b, 1) > least);
         }
 
         #[test]

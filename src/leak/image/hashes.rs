@@ -249,10 +249,12 @@ mod tests {
             let image = picture(side, seed.into());
             let (all, _) = hash(&image, (side, side), &mut scratch);
             let (turned, _) = hash(&variant_of(&image, side, variant), (side, side), &mut scratch);
-            // The window of the box filter is uneven where it is even, so PDQ is off by a little.
-            prop_assert!(distance(&all.pdq[variant], &turned.pdq[0]) <= 20);
-            prop_assert!(distance(&all.phash[variant..=variant], &turned.phash[..1]) <= 2);
-            prop_assert!(distance(&all.dhash[variant..=variant], &turned.dhash[..1]) <= 2);
+            // Where the window of its box filter is even PDQ is off by a little for each axis that is
+            // reversed; 31 bits are what it takes for the same image.
+            let axes = if side == 200 { (variant & 3).count_ones() } else { 0 };
+            prop_assert!(distance(&all.pdq[variant], &turned.pdq[0]) <= 31 * axes);
+            prop_assert_eq!(distance(&all.phash[variant..=variant], &turned.phash[..1]), 0);
+            prop_assert_eq!(distance(&all.dhash[variant..=variant], &turned.dhash[..1]), 0);
         }
 
         #[test]
