@@ -75,7 +75,7 @@ def test_a_million_copies_are_linear():
 
 
 def test_one_document_of_a_hundred_megabytes():
-    text = "".join(f"line {i} of a log that goes on and on\n" for i in range(25_000)) * 100
+    text = "".join(f"line {i} of a log that goes on and on\n" for i in range(25_000)) * 102
     assert len(text) > 100_000_000
     pairs = gyrostat.check_leakage({"train": [text], "test": [text.upper(), "another"]}).pairs
     assert [pair.kind for pair in pairs] == ["normalised"]

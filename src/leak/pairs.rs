@@ -152,9 +152,13 @@ impl<'a> Expansion<'a> {
             self.star(rows, &self.by_split(node));
             return;
         }
-        for (i, &a) in rows.iter().enumerate() {
-            for &b in &rows[i + 1..] {
-                if self.within || self.split(a) != self.split(b) {
+        // By split, so that rows of one split cost nothing where they make no pair.
+        let parts = self.by_split(node);
+        for (i, (_, left)) in parts.iter().enumerate() {
+            for (j, &a) in left.iter().enumerate() {
+                let own = if self.within { &left[j + 1..] } else { &[][..] };
+                let later = parts[i + 1..].iter().flat_map(|(_, rows)| rows.iter());
+                for &b in own.iter().chain(later) {
                     self.push(a, b, 1.0);
                 }
             }

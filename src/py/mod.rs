@@ -66,7 +66,9 @@ mod _core {
     #[pymodule_export]
     use super::image::{ImageSketcher, find_image_leaks};
     #[pymodule_export]
-    use super::leak::{Leaks, find_leaks, fingerprint, shared_groups, sketches, time_disorder};
+    use super::leak::{
+        Clusters, Leaks, find_leaks, fingerprint, shared_groups, sketches, time_disorder,
+    };
     #[pymodule_export]
     use super::pair::compare_all;
     #[pymodule_export]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple, overload
 
 from gyrostat import _core
@@ -27,7 +27,7 @@ class Cluster(NamedTuple):
     similarity: float
 
 
-class Clusters(Sequence[Cluster]):
+class Clusters:
     """All clusters by their first row.
 
     Speaks the Arrow PyCapsule protocol, with a row for each member: number of the cluster, split,
