@@ -75,7 +75,7 @@ def test_a_million_copies_are_linear():
 
 
 def test_one_document_of_a_hundred_megabytes():
-    text = "".join(f"line {i} of a log that goes on and on\n" for i in range(25_000)) * 100
+    text = "".join(f"line {i} of a log that goes on and on\n" for i in range(25_000)) * 130
     assert len(text) > 100_000_000
     pairs = gyrostat.check_leakage({"train": [text], "test": [text.upper(), "another"]}).pairs
     assert [pair.kind for pair in pairs] == ["normalised"]
@@ -128,9 +128,9 @@ def test_clusters_are_a_sequence_and_speak_arrow():
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"unit": "sentence"}, ValueError, "^unit: .*'sentence'"),
-        ({"ngram": 0}, ValueError, "^ngram: .*0"),
-        ({"ngram": 2.5}, TypeError, "^ngram: .*float"),
+        ({"unit": "sentence"}, ValueError, r"^unit: .*'sentence'"),
+        ({"ngram": 0}, ValueError, r"^ngram: .*0"),
+        ({"ngram": 2.5}, TypeError, r"^ngram: .*float"),
     ],
 )
 def test_bad_options_are_named(options, error, match):
@@ -139,10 +139,10 @@ def test_bad_options_are_named(options, error, match):
 
 
 def test_what_is_no_text_is_refused():
-    with pytest.raises(TypeError, match="^options: .*dict"):
+    with pytest.raises(TypeError, match=r"^options: .*dict"):
         gyrostat.check_leakage({"a": ["x"]}, options={"unit": "word"})
     data = pa.table({"t": pa.array([b"fine", b"\xff\xfe"])})
-    with pytest.raises(TypeError, match="^text: .*binary"):
+    with pytest.raises(TypeError, match=r"^text: .*binary"):
         gyrostat.check_leakage({"a": data}, text="t")
     with pytest.raises(TypeError, match=r"^splits: .*int in row 1"):
         gyrostat.check_leakage({"a": ["x", 1]})

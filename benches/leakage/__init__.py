@@ -1,1 +1,1 @@
-"""Near duplicates in two corpora that anyone can rebuild: speed, memory, precision and recall beside the peers."""
+"""Near duplicates in two corpora that anyone can rebuild, ours beside the peers."""

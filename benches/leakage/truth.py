@@ -32,7 +32,7 @@ def words(text):
     """Words as the documentation of ``check_leakage`` defines them."""
     if text.isascii():
         return re.findall(r"[a-z0-9]+", text.lower())
-    return WORD.findall(unicodedata.normalize("NFC", text.lower().replace("ς", "σ")))
+    return WORD.findall(unicodedata.normalize("NFC", text.lower().replace("\u03c2", "\u03c3")))
 
 
 UNITS = {"spaced": spaced, "word": words}
@@ -70,7 +70,7 @@ def pairs_of(texts, unit):
     rows = list(groups.values())
     data = [np.frombuffer(grams, np.uint64) for grams in groups]
     del groups
-    order = sorted(range(len(data)), key=lambda i: len(data[i]))
+    order = np.argsort([len(grams) for grams in data], kind="stable")
     rows, data = [rows[i] for i in order], [data[i] for i in order]
     sizes = np.array([len(grams) for grams in data])
     starts = np.concatenate([[0], np.cumsum(sizes)])

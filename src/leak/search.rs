@@ -9,7 +9,7 @@ use crate::leak::likeness::Likeness;
 use crate::parallel;
 
 /// Pairs met in all buckets together that are always affordable, and so many more a node.
-const PAIRS: usize = 1 << 26;
+const PAIRS: usize = if cfg!(test) { 1 << 20 } else { 1 << 26 }; // tests reach it soon
 const PAIRS_A_NODE: usize = 1 << 6;
 /// Buckets with at most this many pairs are never cut.
 const SMALL: usize = 1 << 10;

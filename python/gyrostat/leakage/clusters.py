@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple, overload
 
 from gyrostat import _core
@@ -27,8 +27,8 @@ class Cluster(NamedTuple):
     similarity: float
 
 
-class Clusters(Sequence[Cluster]):
-    """All clusters by their first row.
+class Clusters:
+    """All clusters by their first row, as a sequence.
 
     Speaks the Arrow PyCapsule protocol, with a row for each member: number of the cluster, split,
     row, and the cluster's size, pairs and least similarity.
