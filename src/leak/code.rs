@@ -27,11 +27,11 @@ pub(crate) fn tokens_into(text: &str, tokens: &mut Vec<u64>) {
             rest = left;
             continue;
         }
-        if quote.is_none() {
-            if let Some(left) = after_comment(rest) {
-                rest = left;
-                continue;
-            }
+        if quote.is_none()
+            && let Some(left) = after_comment(rest)
+        {
+            rest = left;
+            continue;
         }
         let mut left = &rest[c.len_utf8()..];
         match quote {
@@ -96,12 +96,12 @@ fn parts(name: &str, tokens: &mut Vec<u64>) {
                 digits || hump || end
             });
             if cut {
-                tokens.push(hash::word(part[start..at].as_bytes()));
+                tokens.push(hash::word(&part.as_bytes()[start..at]));
                 start = at;
             }
             last = Some(c);
         }
-        tokens.push(hash::word(part[start..].as_bytes()));
+        tokens.push(hash::word(&part.as_bytes()[start..]));
     }
 }
 

@@ -148,7 +148,7 @@ impl Leaks {
         };
         let likeness = CellBlocks::new(near, &groups.features);
         let (recall, bands) = (Some(likeness.recall()), likeness.bands());
-        let statistics = Statistics { recall, bands, ..Statistics::default() };
+        let statistics = Statistics { bands, recall, ..Statistics::default() };
         let found = if near < 1.0 {
             let homes = homes(&groups, source.ends());
             let (features, within) = (&groups.features, options.within);

@@ -136,7 +136,7 @@ impl Search<'_> {
             let here = BANDS.min(bands - first);
             let buckets =
                 parallel::map_indexed(here, bytes * here, |i| self.buckets(&keys, first + i));
-            let tasks: Vec<(usize, Vec<(usize, usize, usize)>)> = buckets
+            let tasks: Vec<(usize, Vec<Part>)> = buckets
                 .iter()
                 .enumerate()
                 .flat_map(|(i, buckets)| tasks(buckets).map(move |task| (i, task)))
@@ -288,8 +288,11 @@ fn any_equal(a: &[u32], b: &[u32]) -> bool {
     a.iter().zip(b).any(|(x, y)| eight(x, y)) || a_rest.iter().zip(b_rest).any(|(x, y)| x == y)
 }
 
-/// The buckets as runs of about equal work: start, end and pairs of each.
-fn tasks(buckets: &Buckets) -> impl Iterator<Item = Vec<(usize, usize, usize)>> {
+/// Start, end and pairs of a bucket.
+type Part = (usize, usize, usize);
+
+/// The buckets as runs of about equal work.
+fn tasks(buckets: &Buckets) -> impl Iterator<Item = Vec<Part>> {
     let mut tasks = Vec::new();
     let (mut task, mut work, mut start) = (Vec::new(), 0_usize, 0);
     for &(end, pairs) in &buckets.ends {

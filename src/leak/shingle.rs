@@ -180,7 +180,12 @@ fn grams_into(tokens: &[u64], n: usize, out: &mut Vec<u64>) {
         len if len < n => out.push(hash::sequence(tokens.iter().copied())),
         _ if n == WORDS => {
             // The length is known: no loop, and the runs do not wait for each other.
-            out.extend(tokens.array_windows::<WORDS>().map(|run| hash::sequence(*run)));
+            out.extend(
+                tokens
+                    .windows(WORDS)
+                    .filter_map(<[u64]>::first_chunk::<WORDS>)
+                    .map(|run| hash::sequence(*run)),
+            );
         }
         _ => out.extend(tokens.windows(n).map(|run| hash::sequence(run.iter().copied()))),
     }

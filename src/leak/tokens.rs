@@ -203,14 +203,13 @@ fn ascii_word(bytes: &[u8], start: usize, end: usize, form: Form) -> u64 {
     let mut at = start;
     loop {
         let left = end - at;
-        let (low, high) = match bytes.get(at..at + PIECE).and_then(|piece| piece.try_into().ok()) {
-            Some(piece) => hash::halves(piece),
-            None => {
-                let mut whole = [0; PIECE];
-                let rest = &bytes[at..end.min(at + PIECE)];
-                whole[..rest.len()].copy_from_slice(rest);
-                hash::halves(&whole)
-            }
+        let (low, high) = if let Some(piece) = bytes[at..].first_chunk::<PIECE>() {
+            hash::halves(piece)
+        } else {
+            let mut whole = [0; PIECE];
+            let rest = &bytes[at..end.min(at + PIECE)];
+            whole[..rest.len()].copy_from_slice(rest);
+            hash::halves(&whole)
         };
         // Of letters and digits, this bit is what tells capitals apart.
         let case = if form.fold_case && !form.spaced { each(0x20) } else { 0 };
@@ -323,7 +322,9 @@ mod tests {
 
     #[test]
     fn every_character_is_read_as_defined() {
-        for c in ('\0'..=char::MAX).filter(|c| (*c as u32) < 0x3000 || *c as u32 % 97 == 0) {
+        for c in
+            ('\0'..=char::MAX).filter(|c| (*c as u32) < 0x3000 || (*c as u32).is_multiple_of(97))
+        {
             for form in forms() {
                 let text = format!("a{c}b {c} {c}\u{301}");
                 let mut tokens = Vec::new();
