@@ -128,9 +128,9 @@ def test_clusters_are_a_sequence_and_speak_arrow():
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"unit": "sentence"}, ValueError, "^unit: .*'sentence'"),
-        ({"ngram": 0}, ValueError, "^ngram: .*0"),
-        ({"ngram": 2.5}, TypeError, "^ngram: .*float"),
+        ({"unit": "sentence"}, ValueError, r"^unit: .*'sentence'"),
+        ({"ngram": 0}, ValueError, r"^ngram: .*0"),
+        ({"ngram": 2.5}, TypeError, r"^ngram: .*float"),
     ],
 )
 def test_bad_options_are_named(options, error, match):

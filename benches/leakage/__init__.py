@@ -1,1 +1,1 @@
-"""Near duplicates in two corpora that anyone can rebuild, beside the peers."""
+"""Near duplicates in two corpora that anyone can rebuild, ours beside the peers."""

@@ -31,6 +31,7 @@ PACKAGES = [
     "python3.11-doc",
     "postgresql-doc-15",
 ]
+APT, DPKG = "/usr/bin/apt-get", "/usr/bin/dpkg-deb"
 TAG = re.compile(r"(?is)<(script|style)\b.*?</\1>|<[^>]+>")
 PAGE = re.compile(r"\.(html|txt|rst|yaml)(\.gz)?$")
 
@@ -38,7 +39,7 @@ PAGE = re.compile(r"\.(html|txt|rst|yaml)(\.gz)?$")
 def short():
     """Long descriptions of packages in two releases."""
     uri = subprocess.run(
-        ["apt-get", "download", "--print-uris", "ghc-doc"],
+        [APT, "download", "--print-uris", "ghc-doc"],
         check=True,
         capture_output=True,
         text=True,
@@ -63,9 +64,9 @@ def long():
     with tempfile.TemporaryDirectory() as folder:
         there = Path(folder)
         there.chmod(0o755)  # apt fetches as a user of its own
-        subprocess.run(["apt-get", "download", "-q", *PACKAGES], cwd=there, check=True)
+        subprocess.run([APT, "download", "-q", *PACKAGES], cwd=there, check=True)
         for package in sorted(there.glob("*.deb")):
-            subprocess.run(["dpkg-deb", "-x", package, there / "pages"], check=True)
+            subprocess.run([DPKG, "-x", package, there / "pages"], check=True)
         for path in sorted((there / "pages").rglob("*")):
             if path.is_symlink() or not path.is_file() or not PAGE.search(path.name):
                 continue

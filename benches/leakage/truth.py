@@ -32,8 +32,7 @@ def words(text):
     """Words as the documentation of ``check_leakage`` defines them."""
     if text.isascii():
         return re.findall(r"[a-z0-9]+", text.lower())
-    folded = text.lower().replace("ς", "\N{GREEK SMALL LETTER SIGMA}")
-    return WORD.findall(unicodedata.normalize("NFC", folded))
+    return WORD.findall(unicodedata.normalize("NFC", text.lower().replace("\u03c2", "\u03c3")))
 
 
 UNITS = {"spaced": spaced, "word": words}
@@ -71,10 +70,9 @@ def pairs_of(texts, unit):
     rows = list(groups.values())
     data = [np.frombuffer(grams, np.uint64) for grams in groups]
     del groups
-    sizes = np.array([len(grams) for grams in data])
-    order = np.argsort(sizes, kind="stable").tolist()
+    order = np.argsort([len(grams) for grams in data], kind="stable")
     rows, data = [rows[i] for i in order], [data[i] for i in order]
-    sizes = sizes[order]
+    sizes = np.array([len(grams) for grams in data])
     starts = np.concatenate([[0], np.cumsum(sizes)])
     _, flat, counts = np.unique(np.concatenate(data), return_inverse=True, return_counts=True)
     del data

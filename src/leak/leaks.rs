@@ -508,14 +508,14 @@ mod tests {
     #[test]
     fn hubs_of_near_duplicates_stay_linear() {
         let words: Vec<String> = (0..40).map(|i| format!("w{i}")).collect();
-        let hub = repeated(&words.join(" "), 200_000);
-        let spokes: Split = (0..100).map(|i| Some(format!("{} x{i}", words.join(" ")))).collect();
+        let hub = repeated(&words.join(" "), 20_000);
+        let spokes: Split = (0..50).map(|i| Some(format!("{} x{i}", words.join(" ")))).collect();
         let leaks = search(&[hub, spokes], Some(0.8), false);
         let touched = |side: fn(&Leak) -> (usize, usize)| {
             list(&leaks).iter().map(side).collect::<std::collections::BTreeSet<_>>().len()
         };
-        assert_eq!((touched(|leak| leak.left), touched(|leak| leak.right)), (200_000, 100));
-        assert!(leaks.len() < 210_000, "{}", leaks.len());
+        assert_eq!((touched(|leak| leak.left), touched(|leak| leak.right)), (20_000, 50));
+        assert!(leaks.len() < 21_000, "{}", leaks.len());
         assert_eq!(leaks.kept(0).unwrap().len(), 0);
     }
 
@@ -524,12 +524,12 @@ mod tests {
         let words: Vec<String> = (0..60).map(|i| format!("w{i}")).collect();
         let text = |side: &str, i: usize| Some(format!("{} {side}{i}", words.join(" ")));
         let family: Vec<Split> =
-            ["train", "test"].map(|s| (0..12_000).map(|i| text(s, i)).collect()).to_vec();
+            ["train", "test"].map(|s| (0..2_000).map(|i| text(s, i)).collect()).to_vec();
         let leaks = search(&family, Some(0.8), false);
         assert!(leaks.statistics().cut_buckets > 0);
         assert!(leaks.len() < 1_000_000, "{}", leaks.len());
         assert!(leaks.kept(0).unwrap().is_empty());
-        assert_eq!(leaks.kept(1).unwrap().len(), 12_000);
+        assert_eq!(leaks.kept(1).unwrap().len(), 2_000);
     }
 
     #[test]
@@ -537,10 +537,10 @@ mod tests {
         let words: Vec<String> = (0..60).map(|i| format!("w{i}")).collect();
         let text = |side: &str, i: usize| Some(format!("{} {side}{i}", words.join(" ")));
         let family: Vec<Split> =
-            ["train", "test"].map(|s| (0..500).map(|i| text(s, i)).collect()).to_vec();
+            ["train", "test"].map(|s| (0..60).map(|i| text(s, i)).collect()).to_vec();
         let leaks = search(&family, Some(0.8), false);
         assert_eq!(leaks.statistics().cut_buckets, 0);
-        assert_eq!(leaks.len(), 250_000);
+        assert_eq!(leaks.len(), 3_600);
     }
 
     #[test]

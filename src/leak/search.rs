@@ -9,7 +9,7 @@ use crate::leak::likeness::Likeness;
 use crate::parallel;
 
 /// Pairs met in all buckets together that are always affordable, and so many more a node.
-const PAIRS: usize = 1 << 27;
+const PAIRS: usize = if cfg!(test) { 1 << 20 } else { 1 << 26 }; // tests reach it soon
 const PAIRS_A_NODE: usize = 1 << 6;
 /// Buckets with at most this many pairs are never cut.
 const SMALL: usize = 1 << 10;
@@ -94,9 +94,6 @@ pub fn affordable(nodes: usize) -> usize {
     PAIRS.saturating_add(nodes.saturating_mul(PAIRS_A_NODE))
 }
 
-/// Start, end and pairs of the buckets that are compared as one piece of work.
-type Task = Vec<(usize, usize, usize)>;
-
 /// The buckets of one band: runs of nodes by home and then number.
 struct Buckets {
     nodes: Vec<u32>,
@@ -139,7 +136,7 @@ impl Search<'_> {
             let here = BANDS.min(bands - first);
             let buckets =
                 parallel::map_indexed(here, bytes * here, |i| self.buckets(&keys, first + i));
-            let tasks: Vec<(usize, Task)> = buckets
+            let tasks: Vec<(usize, Vec<Part>)> = buckets
                 .iter()
                 .enumerate()
                 .flat_map(|(i, buckets)| tasks(buckets).map(move |task| (i, task)))
@@ -291,8 +288,11 @@ fn any_equal(a: &[u32], b: &[u32]) -> bool {
     a.iter().zip(b).any(|(x, y)| eight(x, y)) || a_rest.iter().zip(b_rest).any(|(x, y)| x == y)
 }
 
-/// The buckets as runs of about equal work: start, end and pairs of each.
-fn tasks(buckets: &Buckets) -> impl Iterator<Item = Vec<(usize, usize, usize)>> {
+/// Start, end and pairs of a bucket.
+type Part = (usize, usize, usize);
+
+/// The buckets as runs of about equal work.
+fn tasks(buckets: &Buckets) -> impl Iterator<Item = Vec<Part>> {
     let mut tasks = Vec::new();
     let (mut task, mut work, mut start) = (Vec::new(), 0_usize, 0);
     for &(end, pairs) in &buckets.ends {
