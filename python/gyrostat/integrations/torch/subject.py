@@ -76,7 +76,7 @@ class TorchSubject(Subject):
         }
         self._parts = {name: part for name, part in parts.items() if part is not None}
         self._named: list[tuple[str, nn.Parameter]] = []
-        self._slots: list[tuple[dict[str, torch.Tensor | None], str]] = []
+        self._held_by: list[dict[str, torch.Tensor | None]] = []
         self._sharded = False
         self._look_up_parameters()
         self._rates = LearningRateScale(optimizer)
@@ -174,8 +174,8 @@ class TorchSubject(Subject):
     @torch.no_grad()
     def hold_buffers(self) -> None:
         """Copies the floating-point buffers that training changes."""
-        held = [holder.get(name) for holder, name in self._slots]
-        now = [b for b in held if b is not None and (b.is_floating_point() or not b.dim())]
+        held = (b for buffers in self._held_by for b in buffers.values() if b is not None)
+        now = [b for b in held if b.is_floating_point() or not b.dim()]
         if sum(b.numel() * b.element_size() for b in now) > _LARGEST_BUFFERS:
             now = []
         if [id(b) for b in now] != [id(b) for b, _ in self._buffers]:
@@ -289,9 +289,8 @@ class TorchSubject(Subject):
     def _look_up_parameters(self) -> None:
         """Goes through the modules, which takes longer than to measure small gradients."""
         self._named = list(self._model.named_parameters())
-        # A buffer may be replaced by another one, as moving the model to a device does.
-        buffers = [module._buffers for module in self._model.modules()]  # noqa: SLF001
-        self._slots = [(holder, name) for holder in buffers for name in holder]
+        # The dicts, since a buffer may come later, or be replaced as moving a model does.
+        self._held_by = [module._buffers for module in self._model.modules()]  # noqa: SLF001
         self._sharded = any(hasattr(p, "placements") for _, p in self._named)
 
     def _present_scale(self) -> float:
