@@ -73,7 +73,7 @@ bench-observe: $(filter .tools/%,$(UV)) ## what a guard that only observes costs
 	$(UV) run --extra torch python benches/observe.py
 
 bench-contamination: $(filter .tools/%,$(UV)) ## questions hidden in documents: EVALS=bundled-evals of allenai/decon
-	$(UV) run --extra pyarrow python benches/contamination.py --write --evals "$(EVALS)" \
+	PYTHONPATH=benches $(UV) run --extra pyarrow python benches/contamination.py --write --evals "$(EVALS)" \
 		--decon "$(UV) run --no-project --python 3.12 --with decontaminate python"
 
 clean: ## remove what was built

@@ -4,18 +4,19 @@ Usage: ``make bench-contamination``, which also writes the results into ``benche
 
     python benches/contamination.py --evals DIR [--corpus PARQUET] [--decon COMMAND] [--write]
 
+with ``PYTHONPATH=benches``.
+
 2,500 test questions of MMLU and GSM8K of 25 words or more are put into long documents in seven
 ways. ``--evals`` is the folder ``bundled-evals`` of allenai/decon. Without ``--corpus``, a parquet
-file with a column ``text``, the documents come from eight documentation packages of Debian 12,
-which ``apt-get download`` fetches. ``--decon`` is a Python that has the package ``decontaminate``
-(3.12 or newer), such as "uv run --no-project --python 3.12 --with decontaminate python".
+file with a column ``text``, the documents are the corpus ``long`` of the leakage bench. ``--decon``
+is a Python that has the package ``decontaminate`` (3.12 or newer), such as
+"uv run --no-project --python 3.12 --with decontaminate python".
 """
 
 import argparse
 import collections
 import csv
 import gzip
-import html
 import itertools
 import json
 import os
@@ -32,6 +33,7 @@ import pyarrow.parquet as pq
 
 import gyrostat
 from gyrostat.leakage import BenchmarkPack, check_contamination
+from leakage import corpora
 from machine import described
 
 HERE = Path(__file__).resolve().parent
@@ -39,16 +41,6 @@ SHARED = Path(os.environ.get("GYROSTAT_SHARED", HERE.parents[1] / "shared"))
 START, END = (
     "<!-- results of bench-contamination -->",
     "<!-- end of results of bench-contamination -->",
-)
-PACKAGES = (
-    "openjdk-17-doc",
-    "qtbase5-doc-html",
-    "ghc-doc",
-    "linux-doc-6.1",
-    "libboost1.81-doc",
-    "libstdc++-12-doc",
-    "python3.11-doc",
-    "postgresql-doc-15",
 )
 OURS = ("gyrostat", "gpt3", "palm", "llama3", "gpt4", "longest-run")
 SCANNED = (
@@ -60,30 +52,6 @@ SCANNED = (
 )
 KINDS = ("exact", "case_space", "punct", "embedded", "truncated", "typo", "rephrased")
 words_of = re.compile(r"\w+").findall
-
-
-def debian_documents(folder):
-    """Long documents: the HTML, text and rst pages of the packages."""
-    folder.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["apt-get", "download", "-q", *PACKAGES], cwd=folder, check=True)
-    out = folder / "unpacked"
-    for package in folder.glob("*.deb"):
-        subprocess.run(["dpkg", "-x", str(package), str(out)], check=True)
-    tag = re.compile(r"(?is)<(script|style)\b.*?</\1>|<[^>]+>")
-    texts = []
-    for path in sorted(out.rglob("*")):
-        if path.is_symlink() or not path.is_file():
-            continue
-        if not re.search(r"\.(html|txt|rst|yaml)(\.gz)?$", path.name):
-            continue
-        data = path.read_bytes()
-        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8", "replace")
-        if ".html" in path.name:
-            text = html.unescape(tag.sub(" ", text))
-        text = re.sub(r"[ \t]+", " ", text).strip()
-        if len(text) >= 200:
-            texts.append(text)
-    return texts
 
 
 def test_questions(evals):
@@ -99,7 +67,7 @@ def test_questions(evals):
 
 def inject(texts, answers, n):
     """Puts ``n`` questions into as many documents; what went where."""
-    rng = random.Random(1)  # noqa: S311
+    rng = random.Random(1)  # noqa: S311 - no secret
 
     def edit(question, share):
         words = question.split()
@@ -245,11 +213,11 @@ def table(head, rows):
 
 def injected(args):
     """The table of injected questions, and how fast each contender read."""
-    texts = (
-        pq.read_table(args.corpus, columns=["text"])["text"].to_pylist()
-        if args.corpus
-        else debian_documents(args.folder)
-    )[: args.documents]
+    if args.corpus:
+        documents = pq.read_table(args.corpus, columns=["text"])["text"]
+    else:
+        documents = corpora.read("long")
+    texts = documents.to_pylist()[: args.documents]
     answers = test_questions(args.evals)
     questions = list(answers)
     clean = pa.array(texts, pa.large_string())
@@ -350,7 +318,6 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--evals", type=Path, required=True, help="bundled-evals of allenai/decon")
     parser.add_argument("--corpus", type=Path, help="parquet file with a column text")
-    parser.add_argument("--folder", type=Path, default=Path("target/bench-contamination"))
     parser.add_argument("--decon", help="a Python that has decontaminate")
     parser.add_argument("--no-scan", dest="scan", action="store_false", help="no Python rules")
     parser.add_argument("--documents", type=int, help="only so many")

@@ -124,7 +124,7 @@ def test_words_count_for_the_question_that_they_agree_with_best():
 
 
 def words(n, seed):
-    rng = random.Random(seed)  # noqa: S311
+    rng = random.Random(seed)  # noqa: S311 - no secret
     return ["".join(rng.choices("abcdefghij", k=6)) for _ in range(n)]
 
 
@@ -185,7 +185,7 @@ def edited(question, share, rng):
 
 
 def test_small_edits_do_not_end_a_match(shared):
-    rng = random.Random(0)  # noqa: S311
+    rng = random.Random(0)  # noqa: S311 - no secret
     test = read(shared / "data/text_gsm8k/test.jsonl.gz")
     questions = [row["question"] for row in test if len(row["question"].split()) >= 25]
     texts = [f"{FILLER} {edited(question, 0.1, rng)} {FILLER}" for question in questions]

@@ -5,10 +5,8 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
 use super::arrow::ArrowColumn;
-use super::column::hold_all;
-use super::leak::Leaks;
+use super::leak::{Leaks, run};
 use crate::leak::arrays::{self, Arrays};
-use crate::leak::column::Column;
 use crate::leak::sequences::{Lists, Ragged, Sequences, Tokens};
 use crate::leak::{self, Options};
 
@@ -64,18 +62,10 @@ pub(super) fn find_array_leaks(
 ) -> PyResult<Leaks> {
     let options = Options::new(near, within, false)?;
     let names: Vec<String> = splits.iter().map(|(name, _)| name.clone()).collect();
-    let held = labels.map(|labels| hold_all(&labels, "the labels")).transpose()?;
-    let labels: Option<Vec<Box<dyn Column + '_>>> =
-        held.as_ref().map(|held| held.iter().map(|held| held.column()).collect());
     let splits: Vec<&ArraySketcher> = splits.iter().map(|(_, split)| &**split).collect();
-    py.detach(|| {
-        let mut report = |phase: &'static str, done: usize, total: usize| {
-            Python::attach(|py| progress.call1(py, (phase, done, total)).map(drop))
-        };
-        let labels: Option<Vec<&dyn Column>> =
-            labels.as_ref().map(|labels| labels.iter().map(AsRef::as_ref).collect());
+    run(py, labels, progress, |labels, report| {
         let source = Arrays::new(splits.iter().map(|split| &split.rows).collect())?;
-        let found = leak::Leaks::in_arrays(&source, labels.as_deref(), options, &mut report)?;
+        let found = leak::Leaks::in_arrays(&source, labels, options, report)?;
         Ok(Leaks::new(found, names, examples, |(_, row)| format!("array {row}")))
     })
 }
@@ -113,18 +103,10 @@ pub(super) fn find_token_leaks(
             Box::new(Lists::new(&format!("split '{name}'"), &column.get().chunks)?)
         });
     }
-    let held = labels.map(|labels| hold_all(&labels, "the labels")).transpose()?;
-    let labels: Option<Vec<Box<dyn Column + '_>>> =
-        held.as_ref().map(|held| held.iter().map(|held| held.column()).collect());
-    py.detach(|| {
-        let mut report = |phase: &'static str, done: usize, total: usize| {
-            Python::attach(|py| progress.call1(py, (phase, done, total)).map(drop))
-        };
-        let labels: Option<Vec<&dyn Column>> =
-            labels.as_ref().map(|labels| labels.iter().map(AsRef::as_ref).collect());
+    run(py, labels, progress, |labels, report| {
         let sequences = sequences.iter().map(AsRef::as_ref).collect();
         let source = Tokens::new(sequences, &pads, near.is_some());
-        let found = leak::Leaks::in_tokens(&source, labels.as_deref(), options, &mut report)?;
+        let found = leak::Leaks::in_tokens(&source, labels, options, report)?;
         Ok(Leaks::new(found, names, examples, |(split, row)| source.show(split, row, SHOWN)))
     })
 }

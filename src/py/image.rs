@@ -4,9 +4,7 @@ use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, P
 use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
 
-use super::column::hold_all;
-use super::leak::Leaks;
-use crate::leak::column::Column;
+use super::leak::{Leaks, run};
 use crate::leak::image::{Images, Sketcher};
 use crate::leak::{self, Options};
 
@@ -87,18 +85,10 @@ pub(super) fn find_image_leaks(
 ) -> PyResult<Leaks> {
     let options = Options::new(near, within, false)?;
     let names = splits.iter().map(|(name, _)| name.clone()).collect();
-    let held = labels.map(|labels| hold_all(&labels, "the labels")).transpose()?;
-    let labels: Option<Vec<Box<dyn Column + '_>>> =
-        held.as_ref().map(|held| held.iter().map(|held| held.column()).collect());
     let splits: Vec<&ImageSketcher> = splits.iter().map(|(_, split)| &**split).collect();
-    py.detach(|| {
-        let mut report = |phase: &'static str, done: usize, total: usize| {
-            Python::attach(|py| progress.call1(py, (phase, done, total)).map(drop))
-        };
-        let labels: Option<Vec<&dyn Column>> =
-            labels.as_ref().map(|labels| labels.iter().map(AsRef::as_ref).collect());
+    run(py, labels, progress, |labels, report| {
         let images = Images::new(splits.iter().map(|split| &split.images).collect());
-        let found = leak::Leaks::in_images(&images, labels.as_deref(), options, &mut report)?;
+        let found = leak::Leaks::in_images(&images, labels, options, report)?;
         Ok(Leaks::new(found, names, examples, |(split, row)| splits[split].show(row)))
     })
 }

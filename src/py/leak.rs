@@ -252,6 +252,26 @@ pub(super) fn sketches<'py>(
     values.into_pyarray(py).reshape([rows, slots])
 }
 
+/// Runs a search without the GIL. `search` gets the labels, and whom to tell how much of it is done.
+pub(super) fn run(
+    py: Python<'_>,
+    labels: Option<Vec<Bound<'_, PyAny>>>,
+    progress: Py<PyAny>,
+    search: impl Send
+    + FnOnce(Option<&[&dyn Column]>, &mut leak::Progress<'_, PyErr>) -> PyResult<Leaks>,
+) -> PyResult<Leaks> {
+    let held = labels.map(|labels| hold_all(&labels, "the labels")).transpose()?;
+    let labels: Option<Vec<Box<dyn Column + '_>>> =
+        held.as_ref().map(|held| held.iter().map(|held| held.column()).collect());
+    py.detach(|| {
+        let labels: Option<Vec<&dyn Column>> =
+            labels.as_ref().map(|labels| labels.iter().map(AsRef::as_ref).collect());
+        search(labels.as_deref(), &mut |phase, done, total| {
+            Python::attach(|py| progress.call1(py, (phase, done, total)).map(drop))
+        })
+    })
+}
+
 /// Finds the pairs: of texts if `text`, with one column a split, else of rows. `progress` is called
 /// with a phase, how much of it is done, and how much there is.
 #[pyfunction]
@@ -289,25 +309,16 @@ pub(super) fn find_leaks(
         }
         held.push(split);
     }
-    let held_labels = labels.map(|labels| hold_all(&labels, "the labels")).transpose()?;
-
     let columns: Vec<Vec<Box<dyn Column + '_>>> =
         held.iter().map(|split| split.iter().map(|held| held.column()).collect()).collect();
-    let label_columns: Option<Vec<Box<dyn Column + '_>>> =
-        held_labels.as_ref().map(|held| held.iter().map(|held| held.column()).collect());
-    py.detach(|| {
-        let mut report = |phase: &'static str, done: usize, total: usize| {
-            Python::attach(|py| progress.call1(py, (phase, done, total)).map(drop))
-        };
+    run(py, labels, progress, |labels, report| {
         let rows: Vec<Vec<&dyn Column>> =
             columns.iter().map(|split| split.iter().map(AsRef::as_ref).collect()).collect();
-        let labels: Option<Vec<&dyn Column>> =
-            label_columns.as_ref().map(|labels| labels.iter().map(AsRef::as_ref).collect());
         let mut leaks = if let Some(text) = text {
             let texts: Vec<&dyn Column> = rows.iter().flatten().copied().collect();
-            leak::Leaks::in_texts(&texts, text, labels.as_deref(), options, &mut report)
+            leak::Leaks::in_texts(&texts, text, labels, options, report)
         } else {
-            leak::Leaks::in_rows(rows.clone(), grids, labels.as_deref(), options, &mut report)
+            leak::Leaks::in_rows(rows.clone(), grids, labels, options, report)
         }?;
         if !accepted.is_empty() {
             leaks.accept(&accepted);

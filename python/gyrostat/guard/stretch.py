@@ -56,7 +56,12 @@ class Stretch:
     def _open(self) -> list[str]:
         if self._alarm is None:
             return []
-        losses, usual, _ = self._measured()
+        usual, spread = self._usual()
+        losses = [loss for _, loss in self._steps]
+        finite = [loss for loss in losses if math.isfinite(loss)]
+        # Higher than all else, and finite, so that sums can be compared.
+        high = max([*finite, usual + _OUTLYING * spread])
+        losses = [loss if math.isfinite(loss) else high for loss in losses]
         at = self._alarm
         half = (fmean(losses[at : at + _HEIGHT]) - usual) / 2
         excess = [loss - usual - half for loss in losses]
@@ -68,20 +73,16 @@ class Stretch:
         assert self._alarm is not None  # noqa: S101 - asked by the callers
         if len(self._steps) - self._alarm <= _BACK:
             return False
-        losses, usual, spread = self._measured()
-        return median(losses[-_BACK:]) <= usual + spread
+        usual, spread = self._usual()
+        last = (loss for _, loss in self._steps[-_BACK:])
+        return median(loss if math.isfinite(loss) else math.inf for loss in last) <= usual + spread
 
-    def _measured(self) -> tuple[list[float], float, float]:
-        """The losses, the usual one before the alarm, and its spread."""
+    def _usual(self) -> tuple[float, float]:
+        """The loss before the alarm, and its spread."""
         assert self._alarm is not None  # noqa: S101 - asked by the callers
-        losses = [loss for _, loss in self._steps]
-        finite = [loss for loss in losses if math.isfinite(loss)] or [0.0]
-        before = [x for x in losses[: max(1, self._alarm - _LEAD)] if math.isfinite(x)] or finite
-        usual = median(before)
-        spread = 1.4826 * median(abs(loss - usual) for loss in before)
-        # Higher than all else, and finite, so that sums can be compared.
-        high = max(*finite, usual + _OUTLYING * spread)
-        return [x if math.isfinite(x) else high for x in losses], usual, spread
+        before = [x for _, x in self._steps[: max(1, self._alarm - _LEAD)] if math.isfinite(x)]
+        usual = median(before or [0.0])
+        return usual, 1.4826 * median([abs(loss - usual) for loss in before] or [0.0])
 
     def state_dict(self) -> dict[str, Any]:
         """The state as plain values."""
